@@ -1,0 +1,63 @@
+"""create_app(settings): wiring and lifespan of a replica. No logic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api import problems
+from api.admission import Door
+from api.catalog import Catalog
+from api.observe import CountRequests
+from api.relay import RelayWatch
+from api.routes import completions, models, ops
+from api.settings import ApiSettings
+from shared.channels import Channels
+from shared.clock import SystemClock
+from shared.connection import connect
+from shared.errors import BrokerUnavailableError, RequestError
+from shared.hot import HotClient
+from shared.reaper import Reaper
+from shared.registry import Registry
+from shared.services import ServiceGroup
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The replica's application. It connects to Redis in its lifespan, and keeps trying while Redis is away."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        control = connect(settings.redis_url)
+        client = HotClient(settings.redis_url, f"penstock-api-{os.getpid()}")
+        channels = Channels(settings.redis_url, f"penstock-api-sub-{os.getpid()}")
+        watch = RelayWatch()
+        catalog = Catalog(Registry(control, settings.prefix), SystemClock())
+        app.state.catalog = catalog
+        app.state.channels = channels
+        app.state.watch = watch
+        app.state.door = Door(settings, client, control, channels, catalog, watch)
+        services = ServiceGroup()
+        try:
+            for service in (client, channels, watch, Reaper(control, settings.prefix)):
+                await services.start(service)
+            yield
+        finally:
+            await services.stop()
+            await control.aclose()
+
+    app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
+    app.state.settings = settings
+    app.state.keys = settings.keys
+    app.add_middleware(CountRequests)
+    app.add_exception_handler(RequestError, problems.on_request_error)
+    app.add_exception_handler(BrokerUnavailableError, problems.on_broker_error)
+    app.add_exception_handler(HTTPException, problems.on_http_exception)
+    app.add_exception_handler(RequestValidationError, problems.on_validation_error)
+    for routes in (completions, models, ops):
+        app.include_router(routes.router)
+    return app

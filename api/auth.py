@@ -1,0 +1,33 @@
+"""Who is calling. A FastAPI dependency, so a refusal precedes everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from fastapi import Request
+
+from shared.errors import RequestError
+
+ANONYMOUS = "anonymous"
+
+
+def tenant_of(request: Request) -> str:
+    """The tenant of a request: derived from its API key, `anonymous` when no keys are set. Raises RequestError (401)."""
+    keys: tuple[str, ...] = request.app.state.keys
+    if not keys:
+        return ANONYMOUS
+    sent = _sent_key(request)
+    if sent is None:
+        message = "No API key was sent. Send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
+        raise RequestError(401, "invalid_api_key", message, should_retry=False)
+    if not any([hmac.compare_digest(sent.encode(), key.encode()) for key in keys]):
+        raise RequestError(401, "invalid_api_key", "The API key is not valid.", should_retry=False)
+    return "key-" + hashlib.sha256(sent.encode()).hexdigest()[:16]
+
+
+def _sent_key(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    return request.headers.get("x-api-key")

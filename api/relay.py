@@ -1,0 +1,262 @@
+"""Log + live channel → one ordered, gap-free sequence of bytes for one client.
+
+A relay has a cursor, a byte offset into the request's log that is always a frame's end. A live frame that starts at the
+cursor is taken; anything else — a gap, a renewed connection, a terminal frame, silence — makes the relay read the log
+from its cursor. So the log alone decides what the client sees, and in which order:
+
+    live message ──┬─ starts at the cursor ──────────────> pending bytes ──> client
+                   ├─ lies behind the cursor: a repeat, dropped
+                   └─ gap, end, reconnect, silence ──> dirty ──> read log ──^
+
+Taking a message never waits. When the client is slow and its bytes pile up, the relay stops taking live frames,
+remembers its cursor and reads slices of the log once the client has caught up: memory per stream stays bounded and
+the worker never waits for a reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from shared.errors import BrokerUnavailableError, broker_unavailable, history_lost
+from shared.frames import read_log
+from shared.hot import HotClient
+from shared.keys import Keys
+from shared.metrics import GAP_REPAIRS
+from shared.wire import END, HEAD, MESSAGE_HEADER_BYTES, Frame, Meta, decode_message
+
+PENDING_BYTES = 65_536
+"""Bytes kept in memory for a client that is slower than its stream."""
+TICK_S = 0.25
+_SILENT_TICKS_RUNNING = 4
+_SILENT_TICKS_QUEUED = 12
+_RETRY_FIRST_S = 0.05
+_RETRY_MOST_S = 1.0
+
+
+class Relay:
+    """One client's view of one request. A channels.Listener."""
+
+    __slots__ = (
+        "_client",
+        "_dirty",
+        "_events",
+        "_grace_s",
+        "_heard_end",
+        "_keys",
+        "_pending",
+        "_pending_bytes",
+        "_readmit",
+        "_silent_ticks",
+        "_waiter",
+        "cursor",
+        "end",
+        "head",
+        "rid",
+    )
+
+    def __init__(
+        self, client: HotClient, keys: Keys, rid: str, *, grace_s: float, readmit: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`grace_s`: how long to wait for a Redis that is away. `readmit` puts the request on the queue once more."""
+        self._client = client
+        self._keys = keys
+        self.rid = rid
+        self._grace_s = grace_s
+        self._readmit = readmit
+        self.cursor = 0
+        self.head: Meta | None = None
+        self.end: Meta | None = None
+        self._events = False
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._dirty = False
+        self._heard_end = 0
+        self._silent_ticks = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    # ---- what the subscriber connection and the watch call; never waits
+
+    def on_message(self, message: bytes) -> None:
+        """A live message of this request's channel."""
+        self._silent_ticks = 0
+        end, frame = decode_message(message)
+        if end <= self.cursor:
+            return
+        if self._dirty:
+            self._heard_end = max(self._heard_end, end)
+        elif end - len(message) + MESSAGE_HEADER_BYTES != self.cursor:
+            self._read_log("gap", end)
+        elif frame.kind & END:
+            self._read_log("end", end)  # a terminal frame is believed only when it stands in the log
+        else:
+            self._take(end, frame)
+            self._wake()
+
+    def on_gap(self) -> None:
+        """The subscriber connection was renewed."""
+        self._read_log("reconnect", 0)
+
+    def tick(self) -> None:
+        """Called every TICK_S: a relay that has heard nothing for a while reads the log."""
+        self._silent_ticks += 1
+        if self._silent_ticks >= (_SILENT_TICKS_RUNNING if self.head else _SILENT_TICKS_QUEUED):
+            self._silent_ticks = 0
+            self._read_log("silence", 0)
+
+    def _read_log(self, cause: str, heard_end: int) -> None:
+        self._heard_end = max(self._heard_end, heard_end)
+        if not self._dirty and self.end is None:
+            if cause not in {"end", "silence"}:
+                GAP_REPAIRS.labels(cause=cause).inc()
+            self._dirty = True
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _take(self, end: int, frame: Frame) -> None:
+        self.cursor = end
+        meta = frame.meta
+        if meta is not None:
+            if frame.kind & HEAD:
+                self.head = meta
+                self._events = is_event_stream(meta)
+            if frame.kind & END:
+                self.end = meta
+        data = frame.data
+        if data:
+            if self._events:
+                data = with_cursors(data, end)
+            self._pending.append(data)
+            self._pending_bytes += len(data)
+            if self._pending_bytes > PENDING_BYTES:
+                self._dirty = True  # a slow client: what follows is read from the log later
+
+    # ---- what the client's task calls
+
+    async def opened(self, timeout_s: float | None) -> bool:
+        """Waits until the answer's head is known or the request has ended; False after `timeout_s`.
+
+        Raises RequestError when Redis stays away or has lost the request.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.head is None and self.end is None:
+                    await self._advance()
+        except TimeoutError:
+            return False
+        return True
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The answer's bytes, in order, merged per wake-up, until the request has ended (then see `end`).
+
+        Raises RequestError when Redis stays away or has lost the request.
+        """
+        while True:
+            pending = self._pending
+            if pending:
+                piece = pending[0] if len(pending) == 1 else b"".join(pending)
+                pending.clear()
+                self._pending_bytes = 0
+                yield piece
+            elif self.end is not None:
+                return
+            else:
+                await self._advance()
+
+    async def _advance(self) -> None:
+        if self._dirty:
+            await self._catch_up()
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def _catch_up(self) -> None:
+        """Reads the log from the cursor, at most as much as may be pending."""
+        loop = asyncio.get_running_loop()
+        give_up_at_s = loop.time() + self._grace_s
+        pause_s = _RETRY_FIRST_S
+        self._heard_end = 0  # what is heard from now on may lie behind what is read now
+        while True:
+            try:
+                part = await read_log(self._client, self._keys, self.rid, self.cursor)
+                break
+            except BrokerUnavailableError as error:
+                if loop.time() >= give_up_at_s:
+                    raise broker_unavailable() from error
+                await asyncio.sleep(pause_s)
+                pause_s = min(_RETRY_MOST_S, 2 * pause_s)
+        for end, frame in part.frames:
+            self._take(end, frame)
+            if self.end is not None or self._pending_bytes > PENDING_BYTES:
+                return
+        if part.more or self._heard_end > self.cursor:
+            return
+        if part.terminal:
+            raise history_lost()
+        if part.state is None:
+            if self.cursor:
+                raise history_lost()
+            await self._readmit()
+        self._dirty = False
+
+
+def is_event_stream(head: Meta) -> bool:
+    """Whether an answer with this head is Server-Sent Events."""
+    return any(name == "content-type" and value.startswith("text/event-stream") for name, value in head.headers)
+
+
+def with_cursors(data: bytes, end: int) -> bytes:
+    r"""Puts an `id:` line in front of each event of `data`.
+
+    `end` is the log's length after the frame, which is where `data` ends. An event's id is the log offset of its own
+    end, so a client that saw only some of the events of a frame can go on behind the last one. Events end with a blank
+    line, and JSON never holds a raw one.
+    """
+    if data.count(b"\n\n") == 1:
+        return b"id: %d\n%b" % (end, data)
+    out = []
+    offset = end - len(data)
+    for event in data.split(b"\n\n")[:-1]:
+        offset += len(event) + 2
+        out.append(b"id: %d\n%b\n\n" % (offset, event))
+    return b"".join(out)
+
+
+class RelayWatch:
+    """Wakes relays that have heard nothing for a while. A service: see `services.py`."""
+
+    name = "relay-watch"
+
+    def __init__(self) -> None:
+        self._relays: set[Relay] = set()
+        self._some = asyncio.Event()
+
+    def add(self, relay: Relay) -> None:
+        """Watches a relay."""
+        self._relays.add(relay)
+        self._some.set()
+
+    def remove(self, relay: Relay) -> None:
+        """Stops watching; safe to call twice."""
+        self._relays.discard(relay)
+        if not self._relays:
+            self._some.clear()
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Works until cancelled; sleeps while no stream is open."""
+        started.set()
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(TICK_S)
+            for relay in tuple(self._relays):
+                relay.tick()

@@ -1,0 +1,125 @@
+"""A received body → a ValidRequest.
+
+The replica checks only what needs no model: that the body is a JSON object of the right outline, that the lane exists,
+that limits hold. Everything that the engine can know better comes back from it as the first frame, with its status.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from shared.errors import invalid_request
+from shared.lanes import Lane, choose_lane
+
+_DEFAULT_OUTPUT_TOKENS = 256
+_BYTES_PER_TOKEN = 4
+_MOST_WIDTH = 1024
+_json = msgspec.json.Decoder()
+
+
+@dataclass(frozen=True, slots=True)
+class ValidRequest:
+    """A request that may be admitted.
+
+    Attributes:
+        path: the engine's path.
+        body: the HTTP body, as received.
+        model: the served name asked for; None lets the server choose.
+        stream: whether the client wants Server-Sent Events.
+        lane: its priority class.
+        cost: prompt and expected output, in tokens, roughly.
+        width: sequences that the engine will run for it at once.
+        user: the caller's own `user` field, if sent.
+    """
+
+    path: str
+    body: bytes
+    model: str | None
+    stream: bool
+    lane: Lane
+    cost: int
+    width: int
+    user: str
+
+    def fingerprint(self, tenant: str) -> str:
+        """SHA-256, hex, of what makes this request this request."""
+        return hashlib.sha256(b"\0".join((tenant.encode(), self.path.encode(), self.body))).hexdigest()
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`. Raises RequestError (400)."""
+    try:
+        value = _json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid_request(f"The request body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise invalid_request("The request body is nested too deeply.") from error
+    if not isinstance(value, dict):
+        raise invalid_request("The request body must be a JSON object.")
+    return value
+
+
+def validate_chat(body: bytes, lane_header: str | None) -> ValidRequest:
+    """A body of POST /v1/chat/completions. Raises RequestError (400)."""
+    fields = parse_object(body)
+    messages = fields.get("messages")
+    if messages is None:
+        hint = " This looks like a Responses request." if "input" in fields else ""
+        raise invalid_request(f"`messages` is required.{hint}", param="messages")
+    if not isinstance(messages, list) or not messages:
+        raise invalid_request("`messages` must be a list with at least one message.", param="messages")
+    return _valid("/v1/chat/completions", body, fields, lane_header, prompts=1)
+
+
+def validate_completion(body: bytes, lane_header: str | None) -> ValidRequest:
+    """A body of POST /v1/completions. Raises RequestError (400)."""
+    fields = parse_object(body)
+    prompt = fields.get("prompt")
+    if prompt is None and fields.get("prompt_embeds") is None:
+        raise invalid_request("`prompt` is required.", param="prompt")
+    several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+    return _valid("/v1/completions", body, fields, lane_header, prompts=len(prompt) if several and prompt else 1)
+
+
+def validate_generate(body: bytes, lane_header: str | None) -> ValidRequest:
+    """A body of POST /generate: prompt in, text out. Runs as a completion. Raises RequestError (400)."""
+    fields = parse_object(body)
+    prompt = fields.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise invalid_request("`prompt` must be a text that is not empty.", param="prompt")
+    if fields.get("stream"):
+        raise invalid_request("/generate answers in one piece. Use /v1/completions to stream.", param="stream")
+    if "max_new_tokens" in fields:
+        fields["max_tokens"] = fields.pop("max_new_tokens")
+    fields.setdefault("max_tokens", _DEFAULT_OUTPUT_TOKENS)
+    return _valid("/v1/completions", msgspec.json.encode(fields), fields, lane_header, prompts=1)
+
+
+def _valid(path: str, body: bytes, fields: dict[str, Any], lane_header: str | None, *, prompts: int) -> ValidRequest:
+    model = fields.get("model")
+    if model is not None and not isinstance(model, str):
+        raise invalid_request("`model` must be a string.", param="model")
+    stream = fields.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise invalid_request("`stream` must be true or false.", param="stream")
+    output = fields.get("max_completion_tokens") or fields.get("max_tokens")
+    n = fields.get("n")
+    width = prompts * (n if isinstance(n, int) and n > 0 else 1)
+    if width > _MOST_WIDTH:
+        raise invalid_request(f"`n` × prompts is {width}; at most {_MOST_WIDTH} are allowed in one request.", param="n")
+    user = fields.get("user")
+    expected = output if isinstance(output, int) and output > 0 else _DEFAULT_OUTPUT_TOKENS
+    return ValidRequest(
+        path=path,
+        body=body,
+        model=model or None,
+        stream=bool(stream),
+        lane=choose_lane(lane_header, fields.get("service_tier")),
+        cost=len(body) // _BYTES_PER_TOKEN + expected * width,
+        width=width,
+        user=user if isinstance(user, str) else "",
+    )

@@ -1,0 +1,42 @@
+"""Settings of a replica."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from shared.settings import Settings
+
+
+class ApiSettings(Settings):
+    """A Penstock replica: answers HTTP, puts requests on the queue, relays their answers."""
+
+    LEGACY_ENV: ClassVar[dict[str, tuple[str, ...]]] = {
+        **Settings.LEGACY_ENV,
+        "api_keys": ("GATEWAY_API_KEYS", "VLLM_API_KEY"),
+        "queue_max": ("QUEUE_MAX", "QUEUE_CAPACITY"),
+        "queue_timeout_s": ("QUEUE_TIMEOUT_S",),
+        "request_timeout_s": ("REQUEST_TIMEOUT_S",),
+        "tenant_max": ("MAX_CONCURRENT_REQUESTS",),
+    }
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="comma-separated keys that clients must send; empty lets everybody in"
+    )
+    max_body_bytes: int = Field(10_000_000, ge=1024, description="largest request body")
+    queue_max: int = Field(5_000, ge=1, description="most requests that may wait in one lane")
+    tenant_max: int = Field(10_000, ge=1, description="most requests that one tenant may have in the system")
+    queue_timeout_s: float = Field(600, gt=0, description="seconds that a request may wait for a worker")
+    request_timeout_s: float = Field(3600, gt=0, description="seconds that a request may take in all")
+    header_hold_s: float = Field(5, gt=0, description="seconds for which a stream's headers wait for the first frame")
+    heartbeat_s: float = Field(10, gt=0, description="seconds between comments on a silent stream")
+    redis_grace_s: float = Field(30, gt=0, description="seconds for which streams wait for a Redis that is away")
+    drain_s: float = Field(30, ge=0, description="seconds that open streams get when the replica stops")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys."""
+        return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())

@@ -1,0 +1,162 @@
+"""An admitted request → the HTTP response that relays its answer.
+
+Headers wait for the first frame, so that an error which only the engine can find still gets its status. A stream whose
+first frame does not come within `header_hold_s` is opened with a comment, so that no proxy cuts it; faults that are
+found later are its last event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from api import problems
+from api.admission import Door, Ticket
+from api.relay import is_event_stream
+from api.settings import ApiSettings
+from shared.errors import RequestError
+from shared.metrics import DURATION, FINISHED, REJECTED, TTFT
+from shared.wire import Meta
+
+T = TypeVar("T")
+
+_HOP_HEADERS = frozenset({"content-length", "connection", "transfer-encoding", "server", "date", "content-type"})
+_STREAM_TYPE = "text/event-stream; charset=utf-8"
+_BAD_GATEWAY = 500
+
+
+def ticket_headers(ticket: Ticket) -> dict[str, str]:
+    """What every generation's response says about itself."""
+    return {"x-request-id": ticket.rid, "x-penstock-request": ticket.rid, "x-penstock-lane": ticket.lane}
+
+
+class Answer:
+    """Builds the response of one admitted request, and lets the request go when the response is over."""
+
+    def __init__(self, door: Door, ticket: Ticket, settings: ApiSettings, *, stream: bool) -> None:
+        self._door = door
+        self._ticket = ticket
+        self._settings = settings
+        self._stream = stream
+        self._left = False
+
+    async def response(self, request: Request) -> Response:
+        """The response; for a stream, once its head is known or has been waited for long enough."""
+        relay = self._ticket.relay
+        try:
+            hold_s = self._settings.header_hold_s if self._stream else None
+            opened = await _unless_gone(request, relay.opened(hold_s))
+            if opened is None:
+                self._leave("client_gone")
+                return Response(status_code=499)
+            if self._stream and (not opened or (relay.head is not None and is_event_stream(relay.head))):
+                self._observe_first()
+                return self._events()
+            return await self._whole(request)
+        except RequestError as error:
+            self._leave(error.code)
+            REJECTED.labels(code=error.code).inc()
+            return problems.response(error, ticket_headers(self._ticket))
+        except BaseException:
+            self._leave("replica_error")
+            raise
+
+    def _events(self) -> EventSourceResponse:
+        head = self._ticket.relay.head
+        headers = {**_headers(head), **ticket_headers(self._ticket), "Cache-Control": "no-cache"}
+        return EventSourceResponse(
+            self._relayed(),
+            status_code=head.status if head else 200,
+            headers=headers,
+            media_type=_STREAM_TYPE,
+            ping=self._settings.heartbeat_s,
+            ping_message_factory=_heartbeat,
+            shutdown_grace_period=self._settings.drain_s,
+            sep="\n",
+        )
+
+    async def _relayed(self) -> AsyncIterator[bytes]:
+        relay = self._ticket.relay
+        outcome = "client_gone"
+        try:
+            if relay.head is None and relay.end is None:
+                yield b": queued\n\n"
+            async for piece in relay.pieces():
+                yield piece
+            end = relay.end
+            outcome = end.state if end else "client_gone"
+            if end is not None and end.state != "succeeded":
+                yield problems.event(problems.of_end(end))
+        except RequestError as error:
+            outcome = error.code
+            yield problems.event(error)
+        finally:
+            self._leave(outcome)
+
+    async def _whole(self, request: Request) -> Response:
+        relay = self._ticket.relay
+        body = await _unless_gone(request, _join(relay.pieces()))
+        if body is None:
+            self._leave("client_gone")
+            return Response(status_code=499)
+        self._observe_first()
+        end, head = relay.end, relay.head
+        if end is not None and (end.state != "succeeded" or head is None):
+            raise problems.of_end(end)
+        self._leave("succeeded")
+        if head is None:
+            return Response(status_code=_BAD_GATEWAY)
+        kind = next((value for name, value in head.headers if name == "content-type"), "application/json")
+        return Response(body, head.status, {**_headers(head), **ticket_headers(self._ticket), "content-type": kind})
+
+    def _observe_first(self) -> None:
+        ticket = self._ticket
+        TTFT.labels(lane=ticket.lane, model=ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
+
+    def _leave(self, outcome: str) -> None:
+        if self._left:
+            return
+        self._left = True
+        ticket = self._ticket
+        self._door.leave(ticket)
+        FINISHED.labels(lane=ticket.lane, model=ticket.model, outcome=outcome).inc()
+        DURATION.labels(lane=ticket.lane, model=ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
+
+
+def _headers(head: Meta | None) -> dict[str, str]:
+    """The engine's headers that concern the answer and not the engine's connection."""
+    return {name: value for name, value in head.headers if name not in _HOP_HEADERS} if head else {}
+
+
+def _heartbeat() -> ServerSentEvent:
+    return ServerSentEvent(comment="heartbeat", sep="\n")
+
+
+async def _join(pieces: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in pieces])
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None when the client hung up first; `work` is then cancelled."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await gone
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,104 @@
+"""Live frames: one subscriber connection per process, demultiplexed to the readers of each request.
+
+Pub/sub is the fast path and may lose messages; the log is the truth. So a listener is told when the connection was
+renewed (`on_gap`), and then reads its log. Delivery is synchronous and never waits for a client's socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from shared.errors import BrokerUnavailableError
+from shared.hot import PushClient
+
+_CONFIRM_TIMEOUT_S = 5.0
+
+
+class Listener(Protocol):
+    """Somebody who follows one channel."""
+
+    def on_message(self, message: bytes) -> None:
+        """A live message. Must not block and must not raise."""
+
+    def on_gap(self) -> None:
+        """Messages may have been lost: read the log."""
+
+
+class Channels:
+    """Subscriptions of one process. A service: see `services.py`."""
+
+    name = "channels"
+
+    def __init__(self, url: str, client_name: str) -> None:
+        """`client_name` is what the server's CLIENT LIST shows."""
+        self._client = PushClient(url, client_name, self._on_reply, self._on_connect)
+        self._listeners: dict[bytes, list[Listener]] = {}
+        self._unconfirmed: dict[bytes, asyncio.Future[None]] = {}
+        self.reconnects = -1  # the first connect is none
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Keeps the subscriber connection open until cancelled."""
+        await self._client.run(started)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the subscriber connection is up."""
+        return self._client.connected
+
+    async def subscribe(self, channel: str, listener: Listener) -> None:
+        """Follows a channel. When this returns, the server has confirmed: whatever is published later is delivered.
+
+        Raises BrokerUnavailableError when the confirmation does not come; the listener is then not subscribed.
+        """
+        key = channel.encode()
+        listeners = self._listeners.setdefault(key, [])
+        listeners.append(listener)
+        confirmed = self._unconfirmed.get(key)
+        if confirmed is None:
+            if len(listeners) > 1:
+                return
+            confirmed = self._unconfirmed[key] = asyncio.get_running_loop().create_future()
+            self._client.send("SUBSCRIBE", key)
+        try:
+            async with asyncio.timeout(_CONFIRM_TIMEOUT_S):
+                await asyncio.shield(confirmed)
+        except TimeoutError:
+            self.unsubscribe(channel, listener)
+            msg = "the subscription was not confirmed in time"
+            raise BrokerUnavailableError(msg) from None
+        except BaseException:
+            self.unsubscribe(channel, listener)
+            raise
+
+    def unsubscribe(self, channel: str, listener: Listener) -> None:
+        """Stops following. Safe to call twice."""
+        key = channel.encode()
+        listeners = self._listeners.get(key)
+        if listeners is None or listener not in listeners:
+            return
+        listeners.remove(listener)
+        if not listeners:
+            del self._listeners[key]
+            self._unconfirmed.pop(key, None)
+            self._client.send("UNSUBSCRIBE", key)
+
+    def _on_reply(self, reply: list[Any]) -> None:
+        kind = reply[0]
+        if kind == b"message":
+            for listener in self._listeners.get(reply[1], ()):
+                listener.on_message(reply[2])
+        elif kind == b"subscribe":
+            confirmed = self._unconfirmed.pop(reply[1], None)
+            if confirmed is not None and not confirmed.done():
+                confirmed.set_result(None)
+
+    def _on_connect(self) -> None:
+        self.reconnects += 1
+        if not self._listeners:
+            return
+        for key in self._listeners:
+            self._client.send("SUBSCRIBE", key)
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.on_gap()

@@ -1,0 +1,104 @@
+"""redis-py clients with every timeout and retry set explicitly.
+
+Defaults differ between redis-py 5 (no timeouts, no retries) and 8 (5 s, ten retries), and both are wrong for somebody.
+Penstock sets them here and nowhere else:
+
+- no automatic retry: a retried command may run twice, so retrying belongs to callers that know their command is
+  idempotent;
+- RESP2 and bytes: the same answers from every server version;
+- a bounded pool whose waiters time out, so that a broker that hangs is noticed.
+
+The three hot connections (flush, subscriber, blocking read) do not use redis-py; see `hot.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from redis.retry import Retry
+
+from shared.errors import BrokerUnavailableError, FencedError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 2.0
+COMMAND_TIMEOUT_S = 5.0
+POOL_CONNECTIONS = 16
+POOL_WAIT_S = 5.0
+HEALTH_CHECK_S = 15
+
+
+def connect(url: str) -> redis.asyncio.Redis:
+    """A pooled asyncio client. Connects on first use; raises nothing here. Close it with `aclose()`."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=POOL_CONNECTIONS,
+        timeout=POOL_WAIT_S,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=AsyncRetry(NoBackoff(), 0),
+        health_check_interval=HEALTH_CHECK_S,
+        protocol=2,
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def connect_blocking(url: str) -> redis.Redis:
+    """A client for a thread of its own, one connection. Connects on first use."""
+    return redis.Redis.from_url(
+        url,
+        max_connections=1,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+
+
+def translate(error: Exception) -> Exception:
+    """A redis-py error as one of ours; anything that is a bug of ours stays as it is."""
+    if isinstance(error, ResponseError) and "FENCED" in str(error):
+        return FencedError(str(error))
+    if isinstance(error, (BusyLoadingError, ReadOnlyError)):
+        return BrokerUnavailableError(str(error))
+    if isinstance(error, ResponseError):
+        return error
+    if isinstance(error, (RedisError, OSError, TimeoutError)):
+        return BrokerUnavailableError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def broker_errors(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Wraps a coroutine function so that redis-py's errors leave it as ours."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await function(*args, **kwargs)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error) from error
+
+    return wrapper
+
+
+class RedisCaller:
+    """Runs scripts through redis-py. See scripts.Caller."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+
+    @broker_errors
+    async def evalsha(self, sha: str, text: str, keys: list[str], args: list[Any]) -> Any:
+        """One EVALSHA; a server that does not know the script is given it. Raises BrokerUnavailableError, FencedError."""
+        try:
+            return await self._client.evalsha(sha, len(keys), *keys, *args)  # type: ignore[misc]
+        except redis.exceptions.NoScriptError:
+            return await self._client.eval(text, len(keys), *keys, *args)  # type: ignore[misc]

@@ -1,0 +1,152 @@
+"""The error tree of Penstock.
+
+    PenstockError
+    ├── BrokerUnavailableError   Redis cannot be reached, or its answer did not come in time
+    ├── FencedError              this worker id, or this attempt, has been replaced
+    ├── ConfigurationError       a setting is wrong; the message says what to do
+    ├── EngineFailedError        the engine cannot serve any more
+    └── RequestError             one request ends, with an HTTP status and a stable code
+
+A `RequestError` carries what the client is told. Its `code` is the same word in the response body, in the logs and in
+the `code` label of the metrics. Statuses and codes: the table in `docs/protocol.md`.
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Base of every error that Penstock raises on purpose."""
+
+
+class BrokerUnavailableError(PenstockError):
+    """Redis cannot be reached, or its answer did not come in time. Whether the command took effect is unknown."""
+
+
+class FencedError(PenstockError):
+    """The server refuses this worker id or this attempt: somebody else has taken over."""
+
+
+class ConfigurationError(PenstockError):
+    """A setting is wrong. The message says what to do about it."""
+
+
+class EngineFailedError(PenstockError):
+    """The engine cannot serve any more; the worker must end."""
+
+
+class RequestError(PenstockError):
+    """One request cannot be served.
+
+    Attributes:
+        status: HTTP status, 400..599.
+        code: stable snake_case word, the same in body, log and metric.
+        message: one sentence for the client.
+        kind: the `type` of OpenAI's error envelope.
+        param: the request field at fault, if one is.
+        retry_after_s: seconds until a retry makes sense; None leaves the header out.
+        should_retry: value of `x-should-retry`; None leaves the header out, so that the SDK decides by the status.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.kind = _kind(status)
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
+
+
+def _kind(status: int) -> str:
+    if status == 429:  # noqa: PLR2004 - HTTP statuses read better as numbers
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"  # noqa: PLR2004
+
+
+def invalid_request(message: str, *, param: str | None = None, code: str = "invalid_request_error") -> RequestError:
+    """400: the client must change the request."""
+    return RequestError(400, code, message, param=param, should_retry=False)
+
+
+def model_not_found(model: str) -> RequestError:
+    """404: no pool serves this name."""
+    message = f"The model `{model}` does not exist. GET /v1/models lists the models that are served here."
+    return RequestError(404, "model_not_found", message, param="model")
+
+
+def not_found(what: str) -> RequestError:
+    """404: no such thing, or it belongs to somebody else."""
+    return RequestError(404, "not_found", f"{what} was not found.")
+
+
+def request_too_large(limit_bytes: int) -> RequestError:
+    """413: the body is over the limit."""
+    return RequestError(413, "request_too_large", f"The request body is over the limit of {limit_bytes} bytes.")
+
+
+def queue_full(depth: int, retry_after_s: float) -> RequestError:
+    """429: the lane holds as many requests as it may."""
+    message = f"The queue is full ({depth} requests are waiting). Retry after {retry_after_s:.0f} s."
+    return RequestError(429, "queue_full", message, retry_after_s=retry_after_s)
+
+
+def too_many_requests(in_system: int, retry_after_s: float) -> RequestError:
+    """429: the tenant has as many requests in the system as it may."""
+    message = f"You have {in_system} requests in progress, which is your limit. Wait for one of them to end."
+    return RequestError(429, "rate_limit_exceeded", message, retry_after_s=retry_after_s)
+
+
+def queue_timeout() -> RequestError:
+    """503: the deadline passed before a worker could start the request."""
+    message = "No worker could start the request before its deadline. Retry later, or allow more time."
+    return RequestError(503, "queue_timeout", message, retry_after_s=5)
+
+
+def no_capacity(model: str, retry_after_s: float) -> RequestError:
+    """503: the model is known, but no worker that serves it is alive."""
+    message = f"No worker that serves `{model}` is alive right now. Retry after {retry_after_s:.0f} s."
+    return RequestError(503, "no_capacity", message, retry_after_s=retry_after_s)
+
+
+def broker_unavailable() -> RequestError:
+    """503: Redis cannot be reached, or this replica is draining."""
+    message = "The request broker cannot be reached right now. Retry in a moment."
+    return RequestError(503, "broker_unavailable", message, retry_after_s=1, should_retry=True)
+
+
+def worker_lost() -> RequestError:
+    """500: the worker died after text had been delivered, and this request cannot be continued elsewhere."""
+    message = "The worker that ran this request was lost after part of the answer had been delivered. Please retry."
+    return RequestError(500, "worker_lost", message, should_retry=True)
+
+
+def history_lost() -> RequestError:
+    """500: the broker lost its record of a request whose text had been delivered in part."""
+    message = "The broker lost this request after part of the answer had been delivered. Please retry."
+    return RequestError(500, "history_lost", message, should_retry=True)
+
+
+def too_many_attempts() -> RequestError:
+    """500: the request was tried as often as allowed and never ended."""
+    message = "The request was tried several times and its worker died each time. It has been set aside."
+    return RequestError(500, "too_many_attempts", message, should_retry=True)
+
+
+def engine_error(message: str) -> RequestError:
+    """500: the engine failed on this request."""
+    return RequestError(500, "engine_error", message, should_retry=True)
+
+
+def cancelled() -> RequestError:
+    """499: the request was cancelled; seen by other readers of the same request, never by whoever has left."""
+    return RequestError(499, "cancelled", "The request was cancelled.", should_retry=False)

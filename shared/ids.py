@@ -1,0 +1,48 @@
+"""Identifiers: how they look and who makes them.
+
+A request id carries the shard of its pool, so that any replica finds the request's slot from the id alone:
+`req_<shard, one base-32 digit><ULID, 26 base-32 digits>`. Worker and attempt ids are random and never reused: a process
+that starts again under an old id would own what its predecessor owned.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+_BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's alphabet, lower case
+_ULID_DIGITS = 26
+MAX_SHARDS = len(_BASE32)
+_PREFIX = "req_"
+
+
+def _base32(number: int, digits: int) -> str:
+    out = []
+    for _ in range(digits):
+        number, digit = divmod(number, 32)
+        out.append(_BASE32[digit])
+    return "".join(reversed(out))
+
+
+def new_request_id(shard: int = 0) -> str:
+    """A new request id, sortable by creation time. `shard` is 0..31."""
+    ulid = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
+    return _PREFIX + _BASE32[shard] + _base32(ulid, _ULID_DIGITS)
+
+
+def shard_of(rid: str) -> int:
+    """The shard that a request id names. Raises ValueError when it is not a request id."""
+    if not rid.startswith(_PREFIX) or len(rid) != len(_PREFIX) + 1 + _ULID_DIGITS:
+        msg = f"not a request id: {rid!r}"
+        raise ValueError(msg)
+    return _BASE32.index(rid[len(_PREFIX)])
+
+
+def new_worker_id() -> str:
+    """A worker id: random, one per process start."""
+    return "w" + os.urandom(8).hex()
+
+
+def new_attempt_id() -> str:
+    """An attempt id: random, one per claim. Short, since it travels in every frame."""
+    return os.urandom(6).hex()

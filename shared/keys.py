@@ -1,0 +1,105 @@
+"""Every Redis key and channel that Penstock uses. Nothing else spells one.
+
+All keys of a pool's shard carry the hash tag `{<pool>.<shard>}`, so that every script finds its keys in one slot of a
+Redis Cluster. `docs/protocol.md` has the table of what each key holds; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_PREFIX = "ps"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalKeys:
+    """Keys that belong to no pool."""
+
+    prefix: str = DEFAULT_PREFIX
+
+    @property
+    def pools(self) -> str:
+        """Hash: served model name → pool."""
+        return f"{self.prefix}:pools"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys of one shard of one pool."""
+
+    pool: str
+    shard: int = 0
+    prefix: str = DEFAULT_PREFIX
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self.prefix, f"{{{self.pool}.{self.shard}}}", *parts))
+
+    def queue(self, name: str) -> str:
+        """Stream with group `g`: undelivered requests. Entries are deleted at claim, so XLEN is the depth."""
+        return self._key("q", name)
+
+    def record(self, rid: str) -> str:
+        """Hash: the request's state and its facts."""
+        return self._key("r", rid)
+
+    def body(self, rid: str) -> str:
+        """String: the request as wire.Request; deleted when the request ends."""
+        return self._key("b", rid)
+
+    def log(self, rid: str) -> str:
+        """String: frames, appended in order. A byte offset into it is a cursor."""
+        return self._key("o", rid)
+
+    def channel(self, rid: str) -> str:
+        """Channel: live frames of one request."""
+        return self._key("ch", rid)
+
+    def idempotency(self, scope_hash: str) -> str:
+        """String: `rid|fingerprint` of an idempotency key."""
+        return self._key("idem", scope_hash)
+
+    def lease(self, wid: str) -> str:
+        """String with a TTL: the worker lives."""
+        return self._key("w", wid)
+
+    def dead(self, wid: str) -> str:
+        """String with a TTL: the worker is condemned, for good."""
+        return self._key("dead", wid)
+
+    def run(self, wid: str) -> str:
+        """Hash: rid → attempt id of what the worker owns."""
+        return self._key("run", wid)
+
+    def box(self, wid: str) -> str:
+        """List: control messages to the worker."""
+        return self._key("box", wid)
+
+    @property
+    def sched(self) -> str:
+        """Hash: the lanes' passes, virtual time, aging credit."""
+        return self._key("sched")
+
+    @property
+    def tenants(self) -> str:
+        """Hash: tenant → requests in the system."""
+        return self._key("ten")
+
+    @property
+    def deadlines(self) -> str:
+        """Sorted set: rid by deadline, Unix ms."""
+        return self._key("dl")
+
+    @property
+    def workers(self) -> str:
+        """Hash: worker id → wire.WorkerCard."""
+        return self._key("ws")
+
+    @property
+    def finished(self) -> str:
+        """Stream: outbox of finished requests."""
+        return self._key("fin")
+
+    @property
+    def dead_letters(self) -> str:
+        """Stream: requests that were given up, with body."""
+        return self._key("dlq")

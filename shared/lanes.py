@@ -1,0 +1,75 @@
+"""Lanes: the priority classes of a pool's queue, and how a request gets into one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.errors import invalid_request
+
+
+class Lane(StrEnum):
+    """A priority class that clients can ask for."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+RETRY = "retry"
+"""The queue of requests that lost their worker. Always served first; no client can ask for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One stream of a pool.
+
+    `weight` is its share under backlog (relative). A head older than `age_limit_ms` goes first, one pick in four.
+    `engine_priority` is what the engine's own scheduler is told; smaller is earlier.
+    """
+
+    name: str
+    weight: int
+    age_limit_ms: int
+    engine_priority: int
+
+
+QUEUES: tuple[Queue, ...] = (
+    Queue(RETRY, 100, 0, 0),
+    Queue(Lane.INTERACTIVE, 8, 2_000, 0),
+    Queue(Lane.STANDARD, 3, 10_000, 10),
+    Queue(Lane.BATCH, 1, 60_000, 20),
+)
+"""All queues of a pool, in the order in which `pull` gets them: the retry queue first."""
+
+ENGINE_PRIORITY: dict[str, int] = {queue.name: queue.engine_priority for queue in QUEUES}
+
+_BY_SERVICE_TIER = {
+    "priority": Lane.INTERACTIVE,
+    "auto": Lane.STANDARD,
+    "default": Lane.STANDARD,
+    "flex": Lane.BATCH,
+    "scale": Lane.STANDARD,
+}
+
+
+def choose_lane(header: str | None, service_tier: object) -> Lane:
+    """The lane of a request: the `X-Priority-Lane` header if sent, else the body's `service_tier`, else standard.
+
+    Raises RequestError (400) for a lane or tier that does not exist.
+    """
+    if header is not None:
+        try:
+            return Lane(header.strip().lower())
+        except ValueError:
+            lanes = ", ".join(Lane)
+            raise invalid_request(
+                f"X-Priority-Lane must be one of {lanes}, not {header!r}.", param="X-Priority-Lane"
+            ) from None
+    if service_tier is None:
+        return Lane.STANDARD
+    lane = _BY_SERVICE_TIER.get(service_tier) if isinstance(service_tier, str) else None
+    if lane is None:
+        tiers = ", ".join(sorted(_BY_SERVICE_TIER))
+        raise invalid_request(f"service_tier must be one of {tiers}, not {service_tier!r}.", param="service_tier")
+    return lane

@@ -1,0 +1,29 @@
+-- expire: ends a request whose deadline has passed. queued -> expired at once; running -> its owner is told.
+-- @include clock finish
+-- KEYS  1 rec  2 queue  3 box of the owner  4 body  5 log  6 chan  7 tenants  8 deadlines  9 fin
+-- ARGV  1 rid  2 owner as last seen  3 queue as last seen  4 terminal frame  5 result TTL (ms)
+-- Returns  'DONE'  'SENT'  'RETRY'  'EARLY' the deadline lies ahead  'GONE'  or the terminal state
+local v = redis.call('HMGET', KEYS[1], 'state', 'owner', 'queue', 'entry', 'deadline_ms')
+local state = v[1]
+if not state then
+  redis.call('ZREM', KEYS[8], ARGV[1])
+  return 'GONE'
+end
+if now_ms() < tonumber(v[5]) then return 'EARLY' end
+if state == 'queued' then
+  if v[3] ~= ARGV[3] then return 'RETRY' end
+  redis.call('XACK', KEYS[2], 'g', v[4])
+  redis.call('XDEL', KEYS[2], v[4])
+  local k = {rec = KEYS[1], body = KEYS[4], log = KEYS[5], chan = KEYS[6], tenants = KEYS[7], deadlines = KEYS[8], fin = KEYS[9]}
+  finish(k, ARGV[1], 'expired', 'queue_timeout', ARGV[4], ARGV[5])
+  return 'DONE'
+end
+if state == 'running' then
+  if v[2] ~= ARGV[2] then return 'RETRY' end
+  -- told once: the sweep would otherwise push a message a second until the worker has ended it
+  redis.call('ZREM', KEYS[8], ARGV[1])
+  redis.call('RPUSH', KEYS[3], 'expire ' .. ARGV[1])
+  redis.call('PEXPIRE', KEYS[3], 60000)
+  return 'SENT'
+end
+return state

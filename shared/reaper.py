@@ -1,0 +1,117 @@
+"""The reaper: takes requests away from dead workers, and ends those whose deadline has passed.
+
+One runs in every replica and in every worker, with jitter and without a leader: each action is one atomic, idempotent
+script. A worker is condemned only after its lease was seen missing twice, a tick apart, by a reaper whose own view of
+Redis has been undisturbed for longer than a lease: after a failover every lease may be missing, and nobody is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+import redis.asyncio
+
+from shared.clock import Clock, SystemClock
+from shared.connection import RedisCaller, broker_errors
+from shared.errors import BrokerUnavailableError
+from shared.keys import Keys
+from shared.metrics import REAPER_CONDEMNED, REAPER_EXPIRED, REAPER_REQUEUED
+from shared.registry import Registry
+from shared.scripts import LEASE_MS, Scripts
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+_SWEEP_COUNT = 20
+_LOOKS = 5
+
+
+class Reaper:
+    """A service: see `services.py`."""
+
+    name = "reaper"
+
+    def __init__(self, client: redis.asyncio.Redis, prefix: str, clock: Clock | None = None) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._registry = Registry(client, prefix)
+        self._clock = clock or SystemClock()
+        self._missed: set[tuple[str, str]] = set()
+        self._undisturbed_since_s = self._clock.monotonic_s()
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Works until cancelled."""
+        started.set()
+        while True:
+            await asyncio.sleep(TICK_S * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            await self.tick()
+
+    async def tick(self) -> None:
+        """One round over all pools. Never raises for a broker that is away: the round is then lost."""
+        try:
+            for pool in set((await self._registry.pools()).values()):
+                keys = Keys(pool, prefix=self._prefix)
+                scripts = Scripts(RedisCaller(self._client), keys)
+                await self._reap(keys, scripts)
+                await self._expire(keys, scripts)
+        except BrokerUnavailableError as error:
+            log.debug("reaper: %s", error)
+            self._missed.clear()
+            self._undisturbed_since_s = self._clock.monotonic_s()
+
+    async def _reap(self, keys: Keys, scripts: Scripts) -> None:
+        wids = list(await self._registry.workers(keys))
+        if not wids:
+            return
+        alive = await self._registry.alive(keys, wids)
+        trusted = self._clock.monotonic_s() - self._undisturbed_since_s >= LEASE_MS / 1000
+        for wid, lives in zip(wids, alive, strict=True):
+            seen = (keys.pool, wid)
+            if lives:
+                self._missed.discard(seen)
+            elif seen not in self._missed:
+                self._missed.add(seen)
+            elif trusted and await scripts.condemn(wid):
+                log.warning("worker %s of pool %s is dead; taking its requests back", wid, keys.pool)
+                REAPER_CONDEMNED.inc()
+                await self.bury(keys, scripts, wid)
+                self._missed.discard(seen)
+
+    async def bury(self, keys: Keys, scripts: Scripts, wid: str) -> None:
+        """Requeues everything that a condemned worker owned, then forgets the worker."""
+        for rid, attempt in (await self._owned(keys, wid)).items():
+            outcome = await scripts.requeue(wid, rid, attempt)
+            REAPER_REQUEUED.labels(outcome=outcome).inc()
+            log.info("request %s of worker %s: %s", rid, wid, outcome)
+        if not await self._owned(keys, wid):
+            await self._registry.leave(keys.pool, wid)
+
+    @broker_errors
+    async def _owned(self, keys: Keys, wid: str) -> dict[str, str]:
+        owned = await self._client.hgetall(keys.run(wid))  # type: ignore[misc]
+        return {rid.decode(): attempt.decode() for rid, attempt in owned.items()}
+
+    async def _expire(self, keys: Keys, scripts: Scripts) -> None:
+        for rid in await self._due(keys):
+            for _ in range(_LOOKS):
+                owner, queue = await owner_and_queue(self._client, keys, rid)
+                outcome = await scripts.expire(rid, owner=owner, queue=queue)
+                if outcome != "RETRY":
+                    REAPER_EXPIRED.labels(outcome=outcome).inc()
+                    break
+
+    @broker_errors
+    async def _due(self, keys: Keys) -> list[str]:
+        seconds, micros = await self._client.time()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        rids = await self._client.zrangebyscore(keys.deadlines, 0, now_ms, start=0, num=_SWEEP_COUNT)
+        return [rid.decode() for rid in rids]
+
+
+@broker_errors
+async def owner_and_queue(client: redis.asyncio.Redis, keys: Keys, rid: str) -> tuple[str, str]:
+    """Who owns a request and on which queue it is, as `cancel` and `expire` want to be told; '-' for neither."""
+    owner, queue = await client.hmget(keys.record(rid), "owner", "queue")  # type: ignore[misc]
+    return (owner or b"-").decode(), (queue or b"-").decode()

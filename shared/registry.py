@@ -1,0 +1,104 @@
+"""Which models are served: pools, and the cards of their living workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import redis.asyncio
+
+from shared.connection import broker_errors
+from shared.keys import GlobalKeys, Keys
+from shared.wire import WorkerCard, decode_card, encode
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool and its living workers."""
+
+    keys: Keys
+    workers: tuple[WorkerCard, ...]
+
+    @property
+    def slots(self) -> int:
+        """Sequences that the living workers run at once."""
+        return sum(card.slots for card in self.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A snapshot of what is served: model name → pool, and the cards for `/v1/models`."""
+
+    pools: dict[str, Pool]
+    cards: dict[str, dict[str, Any]]
+
+
+class Registry:
+    """Reads and writes the registry. Every method raises BrokerUnavailableError."""
+
+    def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._pools_key = GlobalKeys(prefix).pools
+
+    @broker_errors
+    async def register(self, pool: str, card: WorkerCard, names: list[str]) -> None:
+        """Announces a worker and the model names it serves. Repeated now and then, since a server may be flushed."""
+        keys = Keys(pool, prefix=self._prefix)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hset(keys.workers, card.wid, encode(card))  # type: ignore[arg-type]
+        pipe.hset(self._pools_key, mapping=dict.fromkeys(names, pool))
+        await pipe.execute()
+
+    @broker_errors
+    async def leave(self, pool: str, wid: str) -> None:
+        """Takes a worker's card away. The model names stay: they are known, only nobody serves them now."""
+        await self._client.hdel(Keys(pool, prefix=self._prefix).workers, wid)  # type: ignore[misc]
+
+    @broker_errors
+    async def pools(self) -> dict[str, str]:
+        """Model name → pool."""
+        names = await self._client.hgetall(self._pools_key)  # type: ignore[misc]
+        return {name.decode(): pool.decode() for name, pool in names.items()}
+
+    @broker_errors
+    async def workers(self, keys: Keys) -> dict[str, bytes]:
+        """Worker id → encoded card, of all workers that have registered and not left, alive or not."""
+        cards = await self._client.hgetall(keys.workers)  # type: ignore[misc]
+        return {wid.decode(): card for wid, card in cards.items()}
+
+    @broker_errors
+    async def alive(self, keys: Keys, wids: list[str]) -> list[bool]:
+        """Whether each worker's lease lives."""
+        pipe = self._client.pipeline(transaction=False)
+        for wid in wids:
+            pipe.exists(keys.lease(wid))
+        return [bool(found) for found in await pipe.execute()]
+
+    async def models(self) -> Models:
+        """A snapshot of everything that is known."""
+        names = await self.pools()
+        pools = dict(zip(set(names.values()), await asyncio.gather(*map(self._pool, set(names.values()))), strict=True))
+        cards: dict[str, dict[str, Any]] = {}
+        for pool in pools.values():
+            for worker in pool.workers:
+                for raw in worker.models:
+                    card = json.loads(raw)
+                    cards.setdefault(card["id"], card)
+        return Models({name: pools[pool] for name, pool in names.items()}, cards)
+
+    async def _pool(self, name: str) -> Pool:
+        keys = Keys(name, prefix=self._prefix)
+        cards = await self.workers(keys)
+        alive = await self.alive(keys, list(cards)) if cards else []
+        living = []
+        for card, lives in zip(cards.values(), alive, strict=True):
+            if lives:
+                try:
+                    living.append(decode_card(card))
+                except msgspec.MsgspecError:  # a release that we cannot read; it is not ours to remove
+                    continue
+        return Pool(keys, tuple(worker for worker in living if worker.state == "ready"))

@@ -1,0 +1,273 @@
+"""One typed method per Lua script. Nothing else spells a script call.
+
+Scripts are called by hash (EVALSHA), so two releases on one server cannot collide; a server that has lost them is given
+them again. Each file in `lua/` opens with its contract. A line `-- @include a b` pulls in the shared chunks of those
+names, in that order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, Protocol, cast
+
+from shared.keys import Keys
+from shared.lanes import QUEUES, RETRY
+from shared.states import State
+from shared.wire import end_frame
+
+MOST_CLAIMS = 8
+"""Claims after which a request is given up: a guard behind `MOST_KILLS`, since a claim can fail without a kill."""
+MOST_KILLS = 3
+"""Workers that may die under a request before it is set aside."""
+LEASE_MS = 5_000
+"""How long a worker lives without a beat."""
+DEAD_MARKER_MS = 3_600_000
+"""How long the marker of a condemned worker stays; no process outlives it."""
+
+CHUNKS = frozenset({"finish", "clock", "enqueue", "lease"})
+"""Files in `lua/` that are included by others and are no scripts themselves."""
+
+_INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
+
+
+class Caller(Protocol):
+    """What runs a script: redis-py (`connection.RedisCaller`) or the thin client (`hot.HotClient`)."""
+
+    async def evalsha(self, sha: str, text: str, keys: list[str], args: list[Any]) -> Any:
+        """Runs a script. Raises BrokerUnavailableError when the outcome is unknown, FencedError when refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script with its includes: full text and SHA-1."""
+
+    name: str
+    text: str
+    sha: str
+
+
+@cache
+def load(name: str, publish: str = "PUBLISH") -> Script:
+    """The script of that name. `publish` is PUBLISH, or SPUBLISH in a Redis Cluster."""
+    folder = resources.files("shared") / "lua"
+    body = (folder / f"{name}.lua").read_text()
+    include = _INCLUDE.search(body)
+    chunks = include.group(1).split() if include else []
+    # `finish` uses the clock and must therefore come after it
+    ordered = sorted(chunks, key=("clock", "enqueue", "lease", "finish").index)
+    parts = [f"local PUBLISH = '{publish}'\n", *((folder / f"{chunk}.lua").read_text() for chunk in ordered), body]
+    text = "".join(parts)
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def script_names() -> list[str]:
+    """All scripts, without the shared chunks."""
+    folder = resources.files("shared") / "lua"
+    names = (entry.name.removesuffix(".lua") for entry in folder.iterdir() if entry.name.endswith(".lua"))
+    return sorted(name for name in names if name not in CHUNKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What `admit` is told about a request. Costs are tokens, times Unix milliseconds."""
+
+    rid: str
+    fingerprint: str
+    lane: str
+    body: bytes
+    tenant: str
+    lane_cap: int
+    tenant_cap: int
+    cost: int
+    deadline_ms: int
+    idempotency: str = ""
+    idempotency_ttl_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What `admit` answers. `number` is the depth (OK, FULL) or the tenant's requests in the system (TENANT)."""
+
+    outcome: Literal["OK", "DUP", "CONFLICT", "EXPIRED", "FULL", "TENANT"]
+    rid: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A delivered, unclaimed queue entry."""
+
+    queue: str
+    entry_id: str
+    rid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A claim that succeeded. `log` is what earlier attempts have published."""
+
+    body: bytes
+    log: bytes
+    claims: int
+    queued_at_ms: int
+    started_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A claim that gave nothing to run: SKIP (stale entry), GONE (no record), ENDED (terminal now)."""
+
+    outcome: Literal["SKIP", "GONE", "ENDED"]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What `step` answers; positions count from 0.
+
+    Attributes:
+        refused: position → log length in bytes, or -1 when the attempt is fenced.
+        unheard: positions without a listener.
+        box: control messages.
+    """
+
+    refused: dict[int, int]
+    unheard: list[int]
+    box: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What `done` answers. `log_len` is set for GAP."""
+
+    outcome: Literal["OK", "GAP", "FENCED"]
+    log_len: int = 0
+
+
+class Scripts:
+    """The scripts of one shard of one pool.
+
+    Every method raises BrokerUnavailableError when Redis cannot be reached: the effect is unknown, and the call may be
+    repeated as it is. Methods that act for a worker raise FencedError when that worker is condemned.
+    """
+
+    def __init__(self, caller: Caller, keys: Keys, *, result_ttl_ms: int = 600_000, publish: str = "PUBLISH") -> None:
+        """`result_ttl_ms`: how long the record and the log of a finished request stay."""
+        self._caller = caller
+        self._keys = keys
+        self._ttl_ms = result_ttl_ms
+        self._publish = publish
+
+    async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        script = load(name, self._publish)
+        return await self._caller.evalsha(script.sha, script.text, keys, args)
+
+    async def admit(self, a: Admission) -> Admitted:
+        """Nothing → queued, in one idempotent step."""
+        k = self._keys
+        keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane)]
+        args = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.lane_cap, a.tenant_cap, a.cost, a.deadline_ms]
+        reply = await self._run("admit", [*keys, k.tenants, k.deadlines], [*args, a.idempotency_ttl_ms])
+        outcome = reply[0].decode()
+        rid = reply[1].decode() if outcome in {"OK", "DUP", "CONFLICT"} else ""
+        number = int(reply[-1]) if outcome in {"OK", "FULL", "TENANT"} else 0
+        return Admitted(outcome, rid, number)
+
+    async def pull(self, wid: str, want: int) -> list[Entry]:
+        """Up to `want` entries, by lane. They stay queued until claimed."""
+        k = self._keys
+        keys = [k.sched, k.lease(wid), k.dead(wid), *(k.queue(queue.name) for queue in QUEUES)]
+        lanes = [value for queue in QUEUES for value in (queue.name, queue.weight, queue.age_limit_ms)]
+        reply = await self._run("pull", keys, [wid, want, *lanes])
+        return [Entry(queue.decode(), entry.decode(), rid.decode()) for queue, entry, rid in reply]
+
+    async def claim(self, wid: str, entry: Entry, attempt: str) -> Claimed | Unclaimed:
+        """Queued → running under `attempt`, or the end of a request that must not run."""
+        k, rid = self._keys, entry.rid
+        keys = [k.run(wid), k.dead(wid), k.queue(entry.queue), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
+        ends = [
+            end_frame(State.EXPIRED, "queue_timeout"),
+            end_frame(State.CANCELLED, "cancelled"),
+            end_frame(State.FAILED, "too_many_attempts"),
+        ]
+        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
+        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends]
+        reply = await self._run("claim", keys, args)
+        if reply[0] == b"OK":
+            return Claimed(reply[1], reply[2], int(reply[3]), int(reply[4]), int(reply[5]))
+        return Unclaimed(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
+
+    async def step(self, wid: str, frames: list[tuple[str, str, int, bytes]]) -> Stepped:
+        """One flush: (rid, attempt, log length expected in bytes, frame) for each sequence. Hot path."""
+        k = self._keys
+        keys = [k.lease(wid), k.dead(wid), k.box(wid)]
+        args: list[Any] = [LEASE_MS]
+        for rid, attempt, expected, frame in frames:
+            keys += (k.record(rid), k.log(rid), k.channel(rid))
+            args += (attempt, expected, frame)
+        refused, unheard, box = await self._run("step", keys, args)
+        pairs = {refused[i] - 1: refused[i + 1] for i in range(0, len(refused), 2)}
+        return Stepped(pairs, [position - 1 for position in unheard], box)
+
+    async def beat(self, wid: str) -> list[bytes]:
+        """Renews the lease; returns the control box."""
+        k = self._keys
+        return cast("list[bytes]", await self._run("beat", [k.lease(wid), k.dead(wid), k.box(wid)], [LEASE_MS]))
+
+    async def ackbox(self, wid: str, messages: list[bytes]) -> int:
+        """Removes control messages that have been read. Returns how many were there."""
+        return int(await self._run("ackbox", [self._keys.box(wid)], list(messages)))
+
+    async def done(
+        self, wid: str, rid: str, attempt: str, *, state: str, reason: str, frame: bytes, expected: int
+    ) -> Finished:
+        """Running → `state`, with its terminal frame. `expected` is the log's length before the frame, in bytes."""
+        k = self._keys
+        keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid), k.tenants, k.deadlines, k.finished]
+        reply = await self._run("done", keys, [rid, attempt, state, reason, frame, self._ttl_ms, expected])
+        return Finished(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
+
+    async def condemn(self, wid: str, *, process_ended: bool = False) -> bool:
+        """Declares a worker dead unless its lease lives. `process_ended`: its exit was seen, whatever the lease says."""
+        k = self._keys
+        args = [DEAD_MARKER_MS, "1" if process_ended else "0"]
+        return bool(await self._run("condemn", [k.lease(wid), k.dead(wid)], args))
+
+    async def requeue(self, wid: str, rid: str, attempt: str, *, hand_back: bool = False) -> str:
+        """Running → queued again, or → failed. Returns OK, ENDED, ALIVE or STALE."""
+        k = self._keys
+        keys = [k.dead(wid), k.run(wid), k.record(rid), k.queue(RETRY), k.body(rid), k.log(rid), k.channel(rid)]
+        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
+        ends = [
+            end_frame(State.FAILED, "worker_lost"),
+            end_frame(State.FAILED, "too_many_attempts"),
+            end_frame(State.CANCELLED, "cancelled"),
+        ]
+        args = [rid, attempt, "1" if hand_back else "0", MOST_KILLS, self._ttl_ms, *ends]
+        return _word(await self._run("requeue", keys, args))
+
+    async def cancel(self, rid: str, *, owner: str, queue: str, reason: str) -> str:
+        """Queued → cancelled, or tells the owner. Returns DONE, SENT, RETRY, GONE or a terminal state."""
+        frame = end_frame(State.CANCELLED, reason)
+        keys = self._ending_keys(rid, owner, queue)
+        return _word(await self._run("cancel", keys, [rid, owner, queue, reason, frame, self._ttl_ms]))
+
+    async def expire(self, rid: str, *, owner: str, queue: str) -> str:
+        """Queued → expired, or tells the owner. Returns DONE, SENT, RETRY, EARLY, GONE or a terminal state."""
+        frame = end_frame(State.EXPIRED, "queue_timeout")
+        return _word(
+            await self._run("expire", self._ending_keys(rid, owner, queue), [rid, owner, queue, frame, self._ttl_ms])
+        )
+
+    def _ending_keys(self, rid: str, owner: str, queue: str) -> list[str]:
+        k = self._keys
+        keys = [k.record(rid), k.queue(queue), k.box(owner), k.body(rid), k.log(rid), k.channel(rid)]
+        return [*keys, k.tenants, k.deadlines, k.finished]
+
+
+def _word(reply: bytes) -> str:
+    return reply.decode()

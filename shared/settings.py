@@ -1,0 +1,121 @@
+"""The base of every process's settings.
+
+One frozen class per process, read once at start. Sources, the first that names a value wins: command-line flags,
+environment variables (`PENSTOCK_<NAME>`), `.env`, files named by `PENSTOCK_<NAME>_FILE` (for secrets), the names that
+users of other stacks know (`LEGACY_ENV` of each class), defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from shared.errors import ConfigurationError
+from shared.keys import DEFAULT_PREFIX
+
+ENV_PREFIX = "PENSTOCK_"
+S = TypeVar("S", bound="Settings")
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """Secrets from files: `PENSTOCK_API_KEYS_FILE=/run/secrets/keys`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        del field
+        path = os.environ.get(f"{ENV_PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            msg = f"{ENV_PREFIX}{field_name.upper()}_FILE: cannot read {path}: {error.strerror}"
+            raise ConfigurationError(msg) from error
+
+    def __call__(self) -> dict[str, Any]:
+        return _present(self)
+
+
+class _LegacySource(PydanticBaseSettingsSource):
+    """Environment names that users of other stacks know."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        del field
+        legacy: dict[str, tuple[str, ...]] = self.settings_cls.LEGACY_ENV  # type: ignore[attr-defined]
+        for name in legacy.get(field_name, ()):
+            if value := os.environ.get(name):
+                return value, field_name, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return _present(self)
+
+
+def _present(source: PydanticBaseSettingsSource) -> dict[str, Any]:
+    found = {}
+    for name, field in source.settings_cls.model_fields.items():
+        value, key, _ = source.get_field_value(field, name)
+        if value is not None:
+            found[key] = value
+    return found
+
+
+class Settings(BaseSettings):
+    """What every process is told."""
+
+    LEGACY_ENV: ClassVar[dict[str, tuple[str, ...]]] = {"redis_url": ("REDIS_URL",), "log_level": ("LOG_LEVEL",)}
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_show_env_vars=True,
+        cli_hide_none_type=True,
+    )
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey: redis://, rediss:// or unix://")
+    prefix: str = Field(DEFAULT_PREFIX, description="first part of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    result_ttl_s: int = Field(600, ge=10, description="seconds for which the answer of a finished request stays")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """See the module's docstring for the order."""
+        del file_secret_settings
+        return (init_settings, env_settings, dotenv_settings, _FileSource(settings_cls), _LegacySource(settings_cls))
+
+
+def read_settings(cls: type[S], argv: list[str], program: str) -> S:
+    """The settings of a process from its command line and environment.
+
+    `program` is the name that `--help` shows. Raises ConfigurationError with one line per fault; `--help` prints and
+    exits.
+    """
+    named = type(cls.__name__, (cls,), {"__doc__": cls.__doc__, "__module__": cls.__module__})
+    named.model_config = {**cls.model_config, "cli_prog_name": program}  # type: ignore[attr-defined]
+    try:
+        return named(_cli_parse_args=argv)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        lines = [f"{_source(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigurationError("\n".join(lines)) from error
+    except SettingsError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _source(loc: tuple[int | str, ...]) -> str:
+    name = str(loc[0]) if loc else "settings"
+    return f"--{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()})"

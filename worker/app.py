@@ -1,0 +1,173 @@
+"""Builds a worker's engine and services, runs them and drains them. No logic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shared.clock import SystemClock
+from shared.connection import connect
+from shared.errors import BrokerUnavailableError
+from shared.hot import HotClient
+from shared.keys import Keys
+from shared.metrics import ENGINE_UP, MODEL_LOAD, SLOTS
+from shared.reaper import Reaper
+from shared.registry import Registry
+from shared.scripts import Scripts
+from shared.services import ServiceGroup
+from worker.attempt import Attempts, Stop
+from worker.engines.base import Engine
+from worker.identity import Identity
+from worker.intake import Intake
+from worker.lease import Beat
+from worker.ops import OpsServer
+from worker.presence import Presence
+from worker.publisher import Publisher
+from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+_FAILURE_LOOK_S = 0.25
+_HAND_BACK_S = 10.0
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, settings: WorkerSettings, engine: Engine, listener: socket.socket) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._listener = listener
+        self._status = "loading"
+        self._identity = Identity()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Works until SIGTERM or SIGINT, or until the engine fails. Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        services = ServiceGroup()
+        try:
+            await services.start(OpsServer(lambda: self._status, self._listener))
+            began_s = time.monotonic()
+            await self._engine.start()
+            MODEL_LOAD.set(time.monotonic() - began_s)
+            ENGINE_UP.set(1)
+            return await self._serve(services, await self._engine.models())
+        finally:
+            self._status = "stopping"
+            ENGINE_UP.set(0)
+            await services.stop()
+            await self._engine.stop()
+
+    async def _serve(self, services: ServiceGroup, models: list[dict[str, Any]]) -> int:
+        settings, engine, identity = self._settings, self._engine, self._identity
+        pool = settings.pool or pool_name(str(models[0]["id"]))
+        keys = Keys(pool, prefix=settings.prefix)
+        slots = min(filter(None, (settings.max_active, engine.capacity().slots)))
+        SLOTS.set(slots)
+        control = connect(settings.redis_url)
+        client = HotClient(settings.redis_url, f"penstock-worker-{os.getpid()}")
+        reader = HotClient(settings.redis_url, f"penstock-worker-read-{os.getpid()}")
+        scripts = Scripts(client, keys, result_ttl_ms=settings.result_ttl_s * 1000)
+        box = Box(scripts, identity)
+        publisher = Publisher(scripts, identity, box.deliver)
+        attempts = Attempts(engine, publisher, scripts, identity, lambda: intake.room())
+        intake = Intake(client, reader, keys, scripts, engine, attempts, identity, slots)
+        box.open(attempts.on_box)
+        registry = Registry(control, settings.prefix)
+        presence = Presence(registry, pool, engine, models, identity, slots, SystemClock())
+        beat = Beat(settings.redis_url, keys, identity, box.deliver)
+        reaper = Reaper(control, settings.prefix)
+        try:
+            for service in (client, reader, beat, publisher, presence, intake, reaper):
+                await services.start(service)
+            self._status = "ready"
+            log.info("worker %s serves %s in pool %s with %d slots", identity.wid, models[0]["id"], pool, slots)
+            status = await self._until_stopped(services)
+            self._status = "draining"
+            if status == 0:
+                await self._drain(presence, intake, attempts)
+            await _farewell(scripts, reaper, keys, identity.wid)
+            return status
+        finally:
+            await services.stop()
+            await control.aclose()
+
+    async def _until_stopped(self, services: ServiceGroup) -> int:
+        """0 when asked to stop, 1 when a service or the engine failed."""
+        failed = asyncio.create_task(services.failure())
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            while not failed.done() and not stopped.done():
+                if (why := self._engine.failure()) is not None:
+                    log.critical("the engine has failed: %s", why)
+                    return 1
+                await asyncio.wait({failed, stopped}, timeout=_FAILURE_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            return 1 if failed.done() else 0
+        finally:
+            failed.cancel()
+            stopped.cancel()
+
+    async def _drain(self, presence: Presence, intake: Intake, attempts: Attempts) -> None:
+        """Takes nothing more, lets run what fits into the time, hands the rest back. A second signal ends the wait."""
+        self._stop.clear()
+        await presence.drain()
+        await intake.drain()
+        log.info("draining: %d requests are running", len(attempts))
+        empty = asyncio.create_task(attempts.empty())
+        again = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({empty, again}, timeout=self._settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        attempts.stop_all(Stop.HAND_BACK)
+        await asyncio.wait({empty}, timeout=_HAND_BACK_S)
+        empty.cancel()
+
+
+class Box:
+    """Hands control messages on and tells Redis that they have arrived."""
+
+    def __init__(self, scripts: Scripts, identity: Identity) -> None:
+        self._scripts = scripts
+        self._identity = identity
+        self._deliver: Callable[[list[bytes]], None] = lambda _: None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self, deliver: Callable[[list[bytes]], None]) -> None:
+        """From now on messages go to `deliver`."""
+        self._deliver = deliver
+
+    def deliver(self, messages: list[bytes]) -> None:
+        """Messages from a flush or a beat. The same message may come twice."""
+        self._deliver(messages)
+        task = asyncio.create_task(self._acknowledge(messages))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _acknowledge(self, messages: list[bytes]) -> None:
+        try:
+            await self._scripts.ackbox(self._identity.wid, messages)
+        except BrokerUnavailableError as error:
+            log.debug("box: %s", error)  # they come again
+
+
+async def _farewell(scripts: Scripts, reaper: Reaper, keys: Keys, wid: str) -> None:
+    """This process ends: nobody needs to wait for its lease."""
+    try:
+        await scripts.condemn(wid, process_ended=True)
+        await reaper.bury(keys, scripts, wid)
+    except BrokerUnavailableError as error:
+        log.warning("farewell: %s", error)
+
+
+def pool_name(model: str) -> str:
+    """A pool's name, made from a served model name: what may stand in a Redis hash tag."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", model.strip("/")).strip("-") or "default"

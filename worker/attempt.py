@@ -1,0 +1,287 @@
+"""One attempt: a claimed request, handed to the engine, its answer on the way out.
+
+How an attempt ends:
+
+    the application returned           → done: succeeded, whatever its status (a refusal is an answer, too)
+    it raised, or answered half        → done: failed, engine_error
+    cancel or expire came from the box → the task is cancelled, the engine frees it; done: cancelled, expired
+    Redis refused a frame (fenced)     → the task is cancelled; nothing is written, somebody else owns the request
+    the log is not what we wrote       → the task is cancelled; the request is handed back
+    the engine failed                  → nothing is written; the worker ends and its requests are taken from it
+    drain ran out of time              → handed back
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+from starlette.types import Message, Scope
+
+from shared.errors import BrokerUnavailableError
+from shared.lanes import ENGINE_PRIORITY
+from shared.metrics import ATTEMPTS, ATTEMPTS_RUNNING, TOKENS
+from shared.scripts import Claimed, Scripts
+from shared.states import State
+from shared.wire import Meta, Request, decode_request
+from worker.engines.base import Engine, current_journal
+from worker.identity import Identity
+from worker.publisher import Outgoing, Publisher
+
+log = logging.getLogger(__name__)
+
+_HAND_BACK_TRIES = 20
+_HAND_BACK_PAUSE_S = 0.25
+
+
+class Stop(Enum):
+    """Why an attempt is stopped from outside."""
+
+    CANCEL = auto()
+    EXPIRE = auto()
+    FENCED = auto()
+    HAND_BACK = auto()
+    ENGINE_FAILED = auto()
+
+
+_STOPS = {"cancel": Stop.CANCEL, "expire": Stop.EXPIRE}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request that this worker owns."""
+
+    rid: str
+    attempt: str
+    queue: str
+    claimed: Claimed
+
+
+class Attempt:
+    """Runs one claimed request. `run` is its task's body; `stop` may be called at any time."""
+
+    def __init__(
+        self, claim: Claim, request: Request, engine: Engine, publisher: Publisher, scripts: Scripts, identity: Identity
+    ) -> None:
+        self.rid = claim.rid
+        self.width = request.width
+        self._claim = claim
+        self._request = request
+        self._engine = engine
+        self._publisher = publisher
+        self._scripts = scripts
+        self._wid = identity.wid
+        self._stop: Stop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
+        self._unread = True
+        self._complete = False
+        self._out: Outgoing = publisher.open(
+            claim.rid,
+            claim.attempt,
+            log_len=len(claim.claimed.log),
+            priority=ENGINE_PRIORITY.get(request.lane, 0),
+            on_refused=self._refused,
+        )
+
+    def stop(self, why: Stop) -> None:
+        """Stops the attempt. The first reason counts; a fence counts always, for then nothing may be written."""
+        if self._stop is None or why is Stop.FENCED:
+            self._stop = why
+        self._gone.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _refused(self, log_len: int) -> None:
+        self.stop(Stop.FENCED if log_len < 0 else Stop.HAND_BACK)
+
+    async def run(self) -> None:
+        """Runs the request to its end. Raises nothing."""
+        ATTEMPTS_RUNNING.inc()
+        outcome = "error"
+        try:
+            end = await self._serve()
+            outcome = await self._settle(end)
+        except Exception:
+            log.exception("attempt %s of request %s", self._claim.attempt, self.rid)
+        finally:
+            ATTEMPTS_RUNNING.dec()
+            ATTEMPTS.labels(lane=self._request.lane, outcome=outcome).inc()
+            TOKENS.labels(kind="prompt").inc(self._out.used.prompt_tokens)
+            TOKENS.labels(kind="completion").inc(self._out.used.completion_tokens)
+
+    async def _serve(self) -> Meta:
+        """The engine's answer, as the terminal state it leads to."""
+        current_journal.set(self._out)
+        self._task = asyncio.create_task(self._call_engine(), name=f"attempt-{self.rid}")
+        if self._stop is not None:
+            self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({self._task})
+        if self._task.cancelled():
+            return Meta(state=State.CANCELLED, reason="cancelled")
+        error = self._task.exception()
+        if error is not None:
+            log.error("the engine raised on request %s", self.rid, exc_info=error)
+            return Meta(state=State.FAILED, reason="engine_error", message="The engine failed on this request.")
+        if not self._complete:
+            return Meta(state=State.FAILED, reason="engine_error", message="The engine's answer broke off.")
+        return Meta(state=State.SUCCEEDED, reason="completed", usage=self._out.used)
+
+    async def _call_engine(self) -> None:
+        await self._engine.app(self._scope(), self._receive, self._send)
+
+    def _scope(self) -> Scope:
+        request = self._request
+        headers = [(name.lower().encode(), value.encode()) for name, value in request.headers]
+        headers.append((b"content-length", str(len(request.body)).encode()))
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": "http",
+            "path": request.path,
+            "raw_path": request.path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": None,
+            "server": None,
+            "state": {},
+        }
+
+    async def _receive(self) -> Message:
+        """The body first; then it waits, since an early disconnect would kill the request."""
+        if self._unread:
+            self._unread = False
+            return {"type": "http.request", "body": self._request.body, "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self._out.body(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._complete = True
+        elif message["type"] == "http.response.start":
+            headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"]]
+            kind = next((value for name, value in headers if name == "content-type"), "")
+            self._out.head(message["status"], headers, streaming=kind.startswith("text/event-stream"))
+
+    async def _settle(self, end: Meta) -> str:
+        """Writes the end, or gives the request up. Returns the outcome for the metrics."""
+        stop = self._stop
+        if self._engine.failure() is not None:
+            stop = Stop.ENGINE_FAILED
+        if stop is Stop.FENCED or stop is Stop.ENGINE_FAILED:
+            return stop.name.lower()
+        if stop is Stop.HAND_BACK:
+            await self._hand_back()
+            return "handed_back"
+        if stop is Stop.EXPIRE:
+            end = Meta(state=State.EXPIRED, reason="deadline", usage=self._out.used)
+        elif stop is Stop.CANCEL:
+            end = Meta(state=State.CANCELLED, reason="cancelled", usage=self._out.used)
+        if await self._publisher.finish(self._out, end):
+            return end.state
+        if self._stop is Stop.HAND_BACK:
+            await self._hand_back()
+        return "refused"
+
+    async def _hand_back(self) -> None:
+        for _ in range(_HAND_BACK_TRIES):
+            try:
+                await self._scripts.requeue(self._wid, self.rid, self._claim.attempt, hand_back=True)
+            except BrokerUnavailableError:
+                await asyncio.sleep(_HAND_BACK_PAUSE_S)
+            else:
+                return
+
+
+class Attempts:
+    """The attempts that run on this worker."""
+
+    def __init__(
+        self, engine: Engine, publisher: Publisher, scripts: Scripts, identity: Identity, on_room: Callable[[], None]
+    ) -> None:
+        """`on_room` is called whenever an attempt has ended: there is room again."""
+        self._engine = engine
+        self._publisher = publisher
+        self._scripts = scripts
+        self._identity = identity
+        self._on_room = on_room
+        self._running: dict[str, Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.width = 0
+        identity.on_renewal(lambda _: self.stop_all(Stop.FENCED))
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, claim: Claim) -> None:
+        """Starts the attempt of a claim. A request that cannot be run ends as failed."""
+        try:
+            request = decode_request(claim.claimed.body)
+        except msgspec.MsgspecError as error:
+            log.error("request %s cannot be read: %s", claim.rid, error)
+            self._spawn(self._refuse(claim, "undecodable", "The request could not be read by the worker."), claim.rid)
+            return
+        if claim.claimed.log:  # continuing a text is not built yet, and running it again would splice two generations
+            self._spawn(self._refuse(claim, "worker_lost", ""), claim.rid)
+            return
+        attempt = Attempt(claim, request, self._engine, self._publisher, self._scripts, self._identity)
+        self._running[claim.rid] = attempt
+        self.width += attempt.width
+        self._spawn(self._run(attempt), claim.rid)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], rid: str) -> None:
+        task = asyncio.create_task(work, name=f"request-{rid}")
+        self._tasks.add(task)
+        self._empty.clear()
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._empty.set()
+        self._on_room()
+
+    async def _run(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run()
+        finally:
+            self.width -= attempt.width
+            if self._running.get(attempt.rid) is attempt:
+                del self._running[attempt.rid]
+
+    async def _refuse(self, claim: Claim, reason: str, message: str) -> None:
+        out = self._publisher.open(
+            claim.rid, claim.attempt, log_len=len(claim.claimed.log), priority=0, on_refused=lambda _: None
+        )
+        await self._publisher.finish(out, Meta(state=State.FAILED, reason=reason, message=message))
+
+    def on_box(self, messages: list[bytes]) -> None:
+        """Control messages: `cancel <rid>`, `expire <rid>`. A request that is not here is no longer ours."""
+        for message in messages:
+            word, _, rid = message.decode().partition(" ")
+            attempt = self._running.get(rid)
+            if attempt is not None and word in _STOPS:
+                attempt.stop(_STOPS[word])
+
+    def stop_all(self, why: Stop) -> None:
+        """Stops every attempt."""
+        for attempt in list(self._running.values()):
+            attempt.stop(why)
+
+    async def empty(self) -> None:
+        """Returns once nothing runs."""
+        await self._empty.wait()

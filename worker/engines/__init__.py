@@ -1,0 +1,1 @@
+"""Engines. Each third-party engine is imported only inside its own module, and only on demand."""

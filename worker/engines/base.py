@@ -1,0 +1,103 @@
+"""What an engine is: an ASGI application plus a handle.
+
+The worker hands the application each request as the replica received it and turns what it sends back into frames,
+untouched. So the engine's whole HTTP surface, its validators and its error bodies come through the queue as they are.
+
+To stop a request the worker cancels the task in which the application runs; the engine must then free what the request
+held. While the application runs, `current_journal` tells the engine where to write down the tokens it makes: the
+journal is what a later worker needs to continue the text.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp
+
+
+class Journal(Protocol):
+    """Where an engine writes down what it generates for one attempt. Cheap: called for every token."""
+
+    @property
+    def attempt(self) -> str:
+        """The attempt's id, unique for ever; engines use it to name their own requests."""
+
+    @property
+    def priority(self) -> int:
+        """For the engine's scheduler; smaller is earlier."""
+
+    def tokens(self, token_ids: list[int], text_chars: int) -> None:
+        """New tokens of the first choice, and how many characters of text came with them."""
+
+    def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Adds tokens as the engine counts them: prompts once each, completions as they come."""
+
+
+current_journal: ContextVar[Journal | None] = ContextVar("current_journal", default=None)
+"""The journal of the attempt whose request the current task serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do beyond generating.
+
+    Attributes:
+        journals: it writes token ids into the journal, so its text can be continued elsewhere.
+        priorities: its scheduler heeds the journal's priority.
+    """
+
+    journals: bool
+    priorities: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much an engine runs at once.
+
+    Attributes:
+        slots: sequences.
+        saturated: it has slots but no memory for another sequence; claim nothing now.
+    """
+
+    slots: int
+    saturated: bool = False
+
+
+class Engine(Protocol):
+    """The handle. All methods are called from the worker's event loop and must not block it."""
+
+    @property
+    def name(self) -> str:
+        """Short name: vllm, sim."""
+
+    @property
+    def version(self) -> str:
+        """Version of the engine's software."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    async def start(self) -> None:
+        """Loads the model; returns when requests can be served.
+
+        Raises ConfigurationError when a setting is wrong, EngineFailedError when it cannot start.
+        """
+
+    @property
+    def app(self) -> ASGIApp:
+        """The application; valid after `start`."""
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The cards of `/v1/models`; the first one is the base model."""
+
+    def capacity(self) -> Capacity:
+        """How much it runs at once, and whether there is room now."""
+
+    def failure(self) -> str | None:
+        """Why it cannot serve any more; None while it can. Once set it stays."""
+
+    async def stop(self) -> None:
+        """Frees everything. Safe to call twice, and when `start` failed."""

@@ -1,0 +1,339 @@
+"""The simulated engine: no model, no GPU, an answer that is known in advance.
+
+Token `index` of request `rid` is `token_text(rid, index)`, so a gap, a repeat or a splice of two requests shows in the
+text. Timing is that of a batching engine: a request's first token comes `--ttft-ms` after its start, later tokens come
+in steps that all running sequences share, one each `--itl-ms`. With `--text clock` a token is `~` and the microsecond
+at which it was made (13 hexadecimal digits of the monotonic clock), which is what the load generator measures with.
+
+It speaks the outline of vLLM's chat and completion routes, its stream format and its error envelope. For tests, load
+tests and laptops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import ConfigurationError
+from worker.engines.base import Capabilities, Capacity, Journal, current_journal
+from worker.settings import WorkerSettings
+
+VERSION = "1"
+_JSON_HEADERS = [(b"content-type", b"application/json")]
+_SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
+_DEFAULT_TOKENS = {"/v1/chat/completions": 64, "/v1/completions": 16}
+
+
+def token_id(rid: str, index: int) -> int:
+    """The token at `index` (from 0) of the answer to request `rid`: 0..999999."""
+    return zlib.crc32(f"{rid}:{index}".encode()) % 1_000_000
+
+
+def token_text(rid: str, index: int) -> str:
+    """The text of that token: a blank and six digits."""
+    return f" {token_id(rid, index):06d}"
+
+
+def answer_text(rid: str, tokens: int) -> str:
+    """The whole answer to request `rid`, `tokens` long."""
+    return "".join(token_text(rid, index) for index in range(tokens))
+
+
+def _clock_text(rid: str, index: int) -> str:
+    del rid, index
+    return f"~{time.monotonic_ns() // 1000:013x}"
+
+
+_TEXTS: dict[str, Callable[[str, int], str]] = {"seeded": token_text, "clock": _clock_text}
+
+
+@dataclass(frozen=True, slots=True)
+class SimOptions:
+    """Flags of the engine."""
+
+    name: str
+    ttft_s: float
+    itl_s: float
+    slots: int
+    text: str
+    max_model_len: int
+
+
+def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
+    """The engine for these settings and the flags after `--`. Raises ConfigurationError."""
+    parser = argparse.ArgumentParser(prog="penstock worker --engine sim --", exit_on_error=False)
+    parser.add_argument("--ttft-ms", type=float, default=20, help="from start to first token")
+    parser.add_argument("--itl-ms", type=float, default=10, help="between tokens; 0 = as fast as the loop turns")
+    parser.add_argument("--slots", type=int, default=settings.max_num_seqs or 256, help="sequences at once")
+    parser.add_argument("--text", choices=sorted(_TEXTS), default="seeded", help="what a token's text is")
+    parser.add_argument("--max-model-len", type=int, default=settings.max_model_len or 32_768, help="context, tokens")
+    try:
+        options, unknown = parser.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        msg = f"sim engine: {error}"
+        raise ConfigurationError(msg) from error
+    if unknown:
+        msg = f"sim engine: unknown flags: {' '.join(unknown)}. See `penstock worker --engine sim -- --help`."
+        raise ConfigurationError(msg)
+    return SimEngine(
+        SimOptions(
+            name=settings.model or "sim",
+            ttft_s=options.ttft_ms / 1000,
+            itl_s=options.itl_ms / 1000,
+            slots=options.slots,
+            text=options.text,
+            max_model_len=options.max_model_len,
+        )
+    )
+
+
+class _Steps:
+    """The shared step of all running sequences: waiting for the next one costs a future, not a timer each."""
+
+    def __init__(self, itl_s: float) -> None:
+        self._itl_s = itl_s
+        self._waiting: list[asyncio.Future[None]] = []
+        self._due_s = 0.0
+        self._ticking = False
+
+    def next(self) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._waiting.append(future)
+        if not self._ticking:
+            self._ticking = True
+            self._due_s = loop.time()
+            self._schedule(loop)
+        return future
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._itl_s <= 0:
+            loop.call_soon(self._tick)
+            return
+        self._due_s = max(self._due_s + self._itl_s, loop.time())  # missed steps are skipped, not made up for
+        loop.call_at(self._due_s, self._tick)
+
+    def _tick(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            self._ticking = False
+            return
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        self._schedule(asyncio.get_running_loop())
+
+
+class _Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
+    """The request is refused with a status."""
+
+    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request, understood."""
+
+    rid: str
+    chat: bool
+    tokens: int
+    prompt_tokens: int
+    stream: bool
+    usage: bool
+    created: int
+
+
+class SimEngine:
+    """An engines.base.Engine."""
+
+    name = "sim"
+    version = VERSION
+    capabilities = Capabilities(journals=True, priorities=False)
+
+    def __init__(self, options: SimOptions) -> None:
+        self._options = options
+        self._steps = _Steps(options.itl_s)
+        self._text = _TEXTS[options.text]
+        self.running = 0
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    @property
+    def app(self) -> ASGIApp:
+        """See Engine."""
+        return self._serve
+
+    async def models(self) -> list[dict[str, Any]]:
+        """See Engine."""
+        options = self._options
+        card = {"id": options.name, "object": "model", "created": 0, "owned_by": "penstock", "root": options.name}
+        return [{**card, "parent": None, "max_model_len": options.max_model_len, "permission": []}]
+
+    def capacity(self) -> Capacity:
+        """See Engine."""
+        return Capacity(self._options.slots)
+
+    def failure(self) -> str | None:
+        """It never fails on its own."""
+        return None
+
+    async def stop(self) -> None:
+        """Nothing to free."""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            job = await self._read(scope, receive)
+        except _Refusal as refusal:
+            error = {
+                "message": refusal.message,
+                "type": "BadRequestError",
+                "param": refusal.param,
+                "code": refusal.status,
+            }
+            await _reply(send, refusal.status, msgspec.json.encode({"error": error}))
+            return
+        journal = current_journal.get()
+        self.running += 1
+        try:
+            if job.stream:
+                await self._stream(job, journal, send)
+            else:
+                await self._whole(job, journal, send)
+        finally:
+            self.running -= 1
+
+    async def _read(self, scope: Scope, receive: Receive) -> _Job:
+        path = scope["path"]
+        if path not in _DEFAULT_TOKENS:
+            raise _Refusal(404, f"Not Found: {path}")
+        body = (await _body(receive)) or b"{}"
+        fields = msgspec.json.decode(body)
+        headers = dict(scope["headers"])
+        tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or _DEFAULT_TOKENS[path]
+        if not isinstance(tokens, int) or tokens < 1:
+            raise _Refusal(400, f"max_tokens must be at least 1, got {tokens}.", "max_tokens")
+        if fields.get("n") not in (None, 1):
+            raise _Refusal(400, "The simulated engine answers with one choice only.", "n")
+        prompt_tokens = len(msgspec.json.encode(fields.get("messages") or fields.get("prompt") or "").split())
+        longest = self._options.max_model_len
+        if prompt_tokens + tokens > longest:
+            message = (
+                f"This model's maximum context length is {longest} tokens, but {prompt_tokens + tokens} were asked for."
+            )
+            raise _Refusal(400, message, "input_tokens")
+        return _Job(
+            rid=headers.get(b"x-request-id", b"sim").decode(),
+            chat=path == "/v1/chat/completions",
+            tokens=tokens,
+            prompt_tokens=prompt_tokens,
+            stream=bool(fields.get("stream")),
+            usage=bool((fields.get("stream_options") or {}).get("include_usage")),
+            created=int(time.time()),
+        )
+
+    async def _stream(self, job: _Job, journal: Journal | None, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+        front, back = _chunk_template(job, self._options.name)
+        await asyncio.sleep(self._options.ttft_s)
+        if journal is not None:
+            journal.usage(job.prompt_tokens, 0)
+        text = self._text
+        for index in range(job.tokens):
+            if index:
+                await self._steps.next()
+            piece = text(job.rid, index)
+            if journal is not None:
+                journal.tokens([token_id(job.rid, index)], len(piece))
+                journal.usage(0, 1)
+            await send(
+                {"type": "http.response.body", "body": b"%b%b%b" % (front, piece.encode(), back), "more_body": True}
+            )
+        for tail in _tail(job, self._options.name):
+            await send({"type": "http.response.body", "body": tail, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _whole(self, job: _Job, journal: Journal | None, send: Send) -> None:
+        await asyncio.sleep(self._options.ttft_s)
+        pieces = []
+        for index in range(job.tokens):
+            if index:
+                await self._steps.next()
+            pieces.append(self._text(job.rid, index))
+        if journal is not None:
+            ids = [token_id(job.rid, index) for index in range(job.tokens)]
+            journal.tokens(ids, sum(map(len, pieces)))
+            journal.usage(job.prompt_tokens, job.tokens)
+        await _reply(send, 200, msgspec.json.encode(_completion(job, self._options.name, "".join(pieces))))
+
+
+def _usage(job: _Job) -> dict[str, int]:
+    return {
+        "prompt_tokens": job.prompt_tokens,
+        "total_tokens": job.prompt_tokens + job.tokens,
+        "completion_tokens": job.tokens,
+    }
+
+
+def _outline(job: _Job, model: str, kind: str) -> dict[str, Any]:
+    prefix = "chatcmpl" if job.chat else "cmpl"
+    return {"id": f"{prefix}-{job.rid}", "object": kind, "created": job.created, "model": model}
+
+
+def _completion(job: _Job, model: str, text: str) -> dict[str, Any]:
+    end = {"index": 0, "logprobs": None, "finish_reason": "length"}
+    if job.chat:
+        choice = {**end, "message": {"role": "assistant", "content": text}}
+        return {**_outline(job, model, "chat.completion"), "choices": [choice], "usage": _usage(job)}
+    return {**_outline(job, model, "text_completion"), "choices": [{**end, "text": text}], "usage": _usage(job)}
+
+
+def _chunk_template(job: _Job, model: str) -> tuple[bytes, bytes]:
+    """What stands before and behind a token's text in its event. Building JSON per token would cost more than relaying it."""
+    mark = "\x00"
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
+    if job.chat:
+        chunk = {**_outline(job, model, "chat.completion.chunk"), "choices": [{**choice, "delta": {"content": mark}}]}
+    else:
+        chunk = {**_outline(job, model, "text_completion"), "choices": [{**choice, "text": mark}]}
+    front, back = msgspec.json.encode(chunk).split(msgspec.json.encode(mark)[1:-1])
+    return b"data: " + front, back + b"\n\n"
+
+
+def _tail(job: _Job, model: str) -> list[bytes]:
+    kind = "chat.completion.chunk" if job.chat else "text_completion"
+    end: dict[str, Any] = {"index": 0, "finish_reason": "length", **({"delta": {}} if job.chat else {"text": ""})}
+    chunks = [{**_outline(job, model, kind), "choices": [end]}]
+    if job.usage:
+        chunks.append({**_outline(job, model, kind), "choices": [], "usage": _usage(job)})
+    return [*(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks), b"data: [DONE]\n\n"]
+
+
+async def _body(receive: Receive) -> bytes:
+    parts = []
+    more = True
+    while more:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+async def _reply(send: Send, status: int, body: bytes) -> None:
+    headers = [*_JSON_HEADERS, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,173 @@
+"""The intake: takes from the queue what the engine can start now, and nothing more.
+
+So the engine's own waiting queue stays empty and the lanes keep their meaning: a request that nobody can start yet is
+still on its queue, where an interactive one can overtake it, another worker can take it and a cancel removes it at once.
+
+An entry is delivered by `pull`, or by a blocking read while every queue is empty, and then claimed. Entries that were
+delivered to somebody who never claimed them are swept up after a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import hiredis
+
+from shared.errors import BrokerUnavailableError, FencedError
+from shared.hot import HotClient
+from shared.ids import new_attempt_id
+from shared.keys import Keys
+from shared.lanes import QUEUES
+from shared.metrics import CLAIMS, QUEUE_WAIT
+from shared.scripts import Claimed, Entry, Scripts, Unclaimed
+from worker.attempt import Attempts, Claim
+from worker.engines.base import Engine
+from worker.identity import Identity
+
+log = logging.getLogger(__name__)
+
+BLOCK_MS = 1_000
+"""At most a second: older servers do not wake a blocked reader when its stream is deleted."""
+_BLOCK_TIMEOUT_S = BLOCK_MS / 1000 + 1.5
+_SWEEP_EVERY_S = 2.0
+_SWEEP_IDLE_MS = 3_000
+_SWEEP_COUNT = 32
+_MOST_PULLED = 64
+_SATURATED_PAUSE_S = 0.05
+_RETRY_PAUSE_S = 0.2
+_COMMAND_TIMEOUT_S = 5.0
+_CLAIM_TRIES = 25
+
+
+class Intake:
+    """A service: see `services.py`."""
+
+    name = "intake"
+
+    def __init__(
+        self,
+        client: HotClient,
+        reader: HotClient,
+        keys: Keys,
+        scripts: Scripts,
+        engine: Engine,
+        attempts: Attempts,
+        identity: Identity,
+        slots: int,
+    ) -> None:
+        """`reader` is a connection of its own for the blocking read. `slots`: most sequences to run at once."""
+        self._client = client
+        self._reader = reader
+        self._keys = keys
+        self._scripts = scripts
+        self._engine = engine
+        self._attempts = attempts
+        self._identity = identity
+        self._slots = slots
+        self._queue_of = {keys.queue(queue.name).encode(): queue.name for queue in QUEUES}
+        self._room = asyncio.Event()
+        self._swept_at_s = 0.0
+        self._draining = False
+        self._stopped = asyncio.Event()
+
+    def room(self) -> None:
+        """There may be room again."""
+        self._room.set()
+
+    async def drain(self) -> None:
+        """Takes nothing more; returns once that is certain."""
+        self._draining = True
+        self._room.set()
+        await self._stopped.wait()
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Works until drained or cancelled. After a drain it idles."""
+        started.set()
+        while not self._draining:
+            try:
+                await self._turn()
+            except FencedError:
+                self._identity.condemned(self._identity.wid)
+            except BrokerUnavailableError as error:
+                log.warning("intake: %s", error)
+                await asyncio.sleep(_RETRY_PAUSE_S)
+            except hiredis.ReplyError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+                await self._make_groups()
+        self._stopped.set()
+        await asyncio.Event().wait()
+
+    async def _turn(self) -> None:
+        free = self._slots - self._attempts.width
+        if free <= 0:
+            self._room.clear()
+            await self._room.wait()
+            return
+        if self._engine.capacity().saturated:
+            await asyncio.sleep(_SATURATED_PAUSE_S)
+            return
+        wid = self._identity.wid
+        entries = await self._sweep(wid)
+        if not entries:
+            entries = await self._scripts.pull(wid, min(free, _MOST_PULLED))
+        if not entries:
+            entries = await self._wait(wid)
+        await asyncio.gather(*(self._claim(wid, entry) for entry in entries))
+
+    async def _wait(self, wid: str) -> list[Entry]:
+        """One entry as soon as there is one; nothing after BLOCK_MS. Never cancelled: the entry would be orphaned."""
+        queues = list(self._queue_of)
+        command = ("XREADGROUP", "GROUP", "g", wid, "COUNT", "1", "BLOCK", str(BLOCK_MS), "STREAMS", *queues)
+        reply = await self._reader.call(*command, *[">"] * len(queues), timeout_s=_BLOCK_TIMEOUT_S)
+        return [self._entry(queue, entry) for queue, entries in reply or () for entry in entries]
+
+    async def _sweep(self, wid: str) -> list[Entry]:
+        """Entries that were delivered and not claimed: their worker died, or the reply was lost."""
+        now_s = time.monotonic()
+        if now_s - self._swept_at_s < _SWEEP_EVERY_S:
+            return []
+        self._swept_at_s = now_s
+        found = []
+        for queue in self._queue_of:
+            command = ("XAUTOCLAIM", queue, "g", wid, str(_SWEEP_IDLE_MS), "0-0", "COUNT", str(_SWEEP_COUNT))
+            reply = await self._client.call(*command, timeout_s=_COMMAND_TIMEOUT_S)
+            found += [self._entry(queue, entry) for entry in reply[1] if entry and entry[1]]
+        if found:
+            log.info("swept up %d entries that nobody had claimed", len(found))
+        return found
+
+    def _entry(self, queue: bytes, entry: list[Any]) -> Entry:
+        entry_id, fields = entry
+        return Entry(self._queue_of[queue], entry_id.decode(), fields[1].decode())
+
+    async def _claim(self, wid: str, entry: Entry) -> None:
+        attempt = new_attempt_id()
+        for left in reversed(range(_CLAIM_TRIES)):
+            try:
+                claimed = await self._scripts.claim(wid, entry, attempt)
+                break
+            except BrokerUnavailableError:
+                if not left:
+                    raise
+                await asyncio.sleep(_RETRY_PAUSE_S)
+        if isinstance(claimed, Unclaimed):
+            CLAIMS.labels(outcome=claimed.outcome.lower()).inc()
+            return
+        self._accept(entry, attempt, claimed)
+
+    def _accept(self, entry: Entry, attempt: str, claimed: Claimed) -> None:
+        CLAIMS.labels(outcome="ok").inc()
+        QUEUE_WAIT.labels(lane=entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
+        self._attempts.start(Claim(entry.rid, attempt, entry.queue, claimed))
+
+    async def _make_groups(self) -> None:
+        for queue in self._queue_of:
+            try:
+                await self._client.call("XGROUP", "CREATE", queue, "g", "0", "MKSTREAM", timeout_s=_COMMAND_TIMEOUT_S)
+            except hiredis.ReplyError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
