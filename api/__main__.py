@@ -8,8 +8,10 @@ import sys
 import uvicorn
 
 from api.app import create_app
+from api.observe import CountRequests
 from api.settings import ApiSettings
 from shared.errors import ConfigurationError
+from shared.process import tune_collector
 from shared.settings import read_settings
 from shared.telemetry import setup_logging
 
@@ -30,8 +32,9 @@ def main(argv: list[str]) -> int:
             f"penstock api: cannot listen on {where}: {error.strerror}. Choose another --port, or stop what uses it.\n"
         )
         return 1
+    tune_collector()
     config = uvicorn.Config(
-        create_app(settings),
+        CountRequests(create_app(settings)),
         loop="uvloop",
         http="httptools",
         ws="none",

@@ -1,7 +1,7 @@
 """From a ValidRequest to a place on the queue, and a Relay that follows it.
 
-Order matters: the relay subscribes to the request's channel before the request exists, so the first token cannot be
-missed. `admit` is idempotent, so it is sent again when its reply is lost.
+The relay subscribes to the request's channel just before the request is admitted; should the confirmation come late,
+the relay starts from the log. `admit` is idempotent, so it is sent again when its reply is lost.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ class Door:
             await self._admit(pool, admission, model)
 
         relay = Relay(self._client, pool.keys, rid, grace_s=self._settings.redis_grace_s, readmit=readmit)
-        await self._channels.subscribe(pool.keys.channel(rid), relay)
         try:
-            await self._admit(pool, admission, model)
+            await self._follow_and_admit(pool, admission, model, relay)
         except BaseException:
             self._channels.unsubscribe(pool.keys.channel(rid), relay)
             raise
@@ -94,6 +93,14 @@ class Door:
         STREAMS_OPEN.inc()
         ADMITTED.labels(lane=valid.lane, model=model).inc()
         return Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s)
+
+    async def _follow_and_admit(self, pool: Pool, admission: Admission, model: str, relay: Relay) -> None:
+        """Both at once. A confirmation that comes after the admission may have missed a frame: the log has it."""
+        confirmed = self._channels.follow(pool.keys.channel(admission.rid), relay)
+        await self._admit(pool, admission, model)
+        if not confirmed.done():
+            await self._channels.confirmation(confirmed)
+            relay.on_gap()
 
     def leave(self, ticket: Ticket) -> None:
         """Stops following. A request that has not ended is cancelled: nobody is there for its answer."""

@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from api import problems
 from api.admission import Door
 from api.catalog import Catalog
-from api.observe import CountRequests
 from api.relay import RelayWatch
 from api.routes import completions, models, ops
 from api.settings import ApiSettings
@@ -53,7 +52,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
     app.state.settings = settings
     app.state.keys = settings.keys
-    app.add_middleware(CountRequests)
     app.add_exception_handler(RequestError, problems.on_request_error)
     app.add_exception_handler(BrokerUnavailableError, problems.on_broker_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)

@@ -1,4 +1,9 @@
-"""A pure ASGI middleware that counts requests by route. Nothing is done per chunk of a stream."""
+"""The outermost layer of a replica: counts requests by route, and keeps the way to the socket short.
+
+Every layer between a route and the server wraps `send`, and a wrapper costs a coroutine per chunk. The head of a
+response must pass through them; the chunks of a stream need not. So the server's own `send` is put into the scope, where the
+streaming response finds it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.metrics import HTTP_REQUESTS
 
 _NO_ROUTE = "unmatched"
+DIRECT_SEND = "penstock.send"
+"""Key of the scope under which the server's own `send` stands."""
 
 
 class CountRequests:
@@ -20,6 +27,8 @@ class CountRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
+        scope[DIRECT_SEND] = send
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":

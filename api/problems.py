@@ -12,11 +12,18 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from shared import errors
-from shared.errors import BrokerUnavailableError, RequestError
+from shared.errors import RequestError
 from shared.metrics import REJECTED
 from shared.wire import Meta
 
 MOST_RETRY_AFTER_S = 30
+_ENGINE_BUSY_RETRY_S = 1
+_BUSY = 503
+_SERVER_FAULT = 500
+_FIRST_ERROR, _LAST_ERROR = 400, 600
+_CONTEXT_PHRASE = "This model's maximum context length is"
+_ERROR_EVENT = b'{"error":'
+_REFUSAL_CODES = {404: "not_found", 413: "request_too_large", 422: "unprocessable_entity", 501: "not_implemented"}
 _JITTER = 0.2
 
 
@@ -62,6 +69,48 @@ def of_end(end: Meta) -> RequestError:
     if end.state == "cancelled":
         return errors.cancelled()
     return errors.engine_error(end.message or "The engine failed on this request.")
+
+
+def of_refusal(status: int, body: bytes) -> RequestError:
+    """An engine's refusal as one of ours: its words are kept, since clients match on them; its code becomes OpenAI's.
+
+    `body` is the engine's error body, in vLLM's envelope or in FastAPI's (`{"detail": …}`).
+    """
+    try:
+        answer = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        answer = {}
+    fault = answer.get("error") if isinstance(answer, dict) else None
+    if not isinstance(fault, dict):
+        fault = {"message": str(fault or answer or "The engine refused the request.")}
+    message = str(fault.get("message") or "The engine refused the request.")
+    return RequestError(
+        status,
+        _refusal_code(status, message),
+        message,
+        param=fault.get("param"),
+        retry_after_s=_ENGINE_BUSY_RETRY_S if status == _BUSY else None,
+        should_retry=status >= _SERVER_FAULT,
+    )
+
+
+def _refusal_code(status: int, message: str) -> str:
+    if message.startswith(_CONTEXT_PHRASE):
+        return "context_length_exceeded"
+    return _REFUSAL_CODES.get(status, "invalid_request_error" if status < _SERVER_FAULT else "engine_error")
+
+
+def of_first_event(first: bytes) -> RequestError | None:
+    """The refusal that an engine sends as the only event of a stream, so that it still gets its status; else None."""
+    _, found, rest = first.partition(b"data: ")
+    if not found or not rest.startswith(_ERROR_EVENT):
+        return None
+    body = rest.partition(b"\n\n")[0]
+    try:
+        code = msgspec.json.decode(body)["error"].get("code")
+    except (msgspec.DecodeError, AttributeError, TypeError):
+        code = None
+    return of_refusal(code if isinstance(code, int) and _FIRST_ERROR <= code < _LAST_ERROR else 500, body)
 
 
 async def on_request_error(request: Request, error: Exception) -> Response:

@@ -16,10 +16,12 @@ the worker never waits for a reader.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from shared.errors import BrokerUnavailableError, broker_unavailable, history_lost
-from shared.frames import read_log
+from shared.frames import LogSlice, read_log
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.metrics import GAP_REPAIRS
@@ -44,6 +46,7 @@ class Relay:
         "_grace_s",
         "_heard_end",
         "_keys",
+        "_loop",
         "_pending",
         "_pending_bytes",
         "_readmit",
@@ -74,6 +77,7 @@ class Relay:
         self._heard_end = 0
         self._silent_ticks = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()  # looked up once: on 3.11 every look-up costs a system call
 
     # ---- what the subscriber connection and the watch call; never waits
 
@@ -145,66 +149,77 @@ class Relay:
         try:
             async with asyncio.timeout(timeout_s):
                 while self.head is None and self.end is None:
-                    await self._advance()
+                    await self.advance()
         except TimeoutError:
             return False
         return True
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The answer's bytes, in order, merged per wake-up, until the request has ended (then see `end`).
+    @property
+    def first_bytes(self) -> bytes:
+        """What has been taken and not yet handed out; right after `opened`, the answer's first bytes."""
+        return b"".join(self._pending)
+
+    def take(self) -> bytes:
+        """What waits for the client, in one piece; empty when nothing does."""
+        pending = self._pending
+        if not pending:
+            return b""
+        piece = pending[0] if len(pending) == 1 else b"".join(pending)
+        pending.clear()
+        self._pending_bytes = 0
+        return piece
+
+    async def advance(self) -> None:
+        """Waits until there may be something to take, or the end. Hot path: once per wake-up of a stream.
 
         Raises RequestError when Redis stays away or has lost the request.
         """
-        while True:
-            pending = self._pending
-            if pending:
-                piece = pending[0] if len(pending) == 1 else b"".join(pending)
-                pending.clear()
-                self._pending_bytes = 0
-                yield piece
-            elif self.end is not None:
-                return
-            else:
-                await self._advance()
-
-    async def _advance(self) -> None:
         if self._dirty:
             await self._catch_up()
             return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        waiter = self._waiter = self._loop.create_future()
+        await waiter
+
+    async def rest(self) -> bytes:
+        """Everything until the request has ended. Raises as `advance` does."""
+        pieces = []
+        while True:
+            pieces.append(self.take())
+            if self.end is not None and not self._pending:
+                return b"".join(pieces)
+            if not self._pending:
+                await self.advance()
 
     async def _catch_up(self) -> None:
         """Reads the log from the cursor, at most as much as may be pending."""
-        loop = asyncio.get_running_loop()
-        give_up_at_s = loop.time() + self._grace_s
-        pause_s = _RETRY_FIRST_S
         self._heard_end = 0  # what is heard from now on may lie behind what is read now
-        while True:
-            try:
-                part = await read_log(self._client, self._keys, self.rid, self.cursor)
-                break
-            except BrokerUnavailableError as error:
-                if loop.time() >= give_up_at_s:
-                    raise broker_unavailable() from error
-                await asyncio.sleep(pause_s)
-                pause_s = min(_RETRY_MOST_S, 2 * pause_s)
+        part = await self._read()
         for end, frame in part.frames:
             self._take(end, frame)
             if self.end is not None or self._pending_bytes > PENDING_BYTES:
                 return
         if part.more or self._heard_end > self.cursor:
             return
-        if part.terminal:
+        if part.terminal or (part.state is None and self.cursor):
             raise history_lost()
         if part.state is None:
-            if self.cursor:
-                raise history_lost()
             await self._readmit()
         self._dirty = False
+
+    async def _read(self) -> LogSlice:
+        """A slice of the log; waits for a Redis that is away. Raises RequestError when it stays away."""
+        give_up_at_s = self._loop.time() + self._grace_s
+        pause_s = _RETRY_FIRST_S
+        while True:
+            try:
+                return await read_log(self._client, self._keys, self.rid, self.cursor)
+            except msgspec.MsgspecError as error:  # a failover has put another history under our cursor
+                raise history_lost() from error
+            except BrokerUnavailableError as error:
+                if self._loop.time() >= give_up_at_s:
+                    raise broker_unavailable() from error
+                await asyncio.sleep(pause_s)
+                pause_s = min(_RETRY_MOST_S, 2 * pause_s)
 
 
 def is_event_stream(head: Meta) -> bool:

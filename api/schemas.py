@@ -110,7 +110,9 @@ def _valid(path: str, body: bytes, fields: dict[str, Any], lane_header: str | No
     n = fields.get("n")
     width = prompts * (n if isinstance(n, int) and n > 0 else 1)
     if width > _MOST_WIDTH:
-        raise invalid_request(f"`n` × prompts is {width}; at most {_MOST_WIDTH} are allowed in one request.", param="n")
+        raise invalid_request(
+            f"`n` times prompts is {width}; at most {_MOST_WIDTH} are allowed in one request.", param="n"
+        )
     user = fields.get("user")
     expected = output if isinstance(output, int) and output > 0 else _DEFAULT_OUTPUT_TOKENS
     return ValidRequest(

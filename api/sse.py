@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar, cast
 
 from fastapi import Request
 from fastapi.responses import Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from api import problems
 from api.admission import Door, Ticket
+from api.observe import DIRECT_SEND
 from api.relay import is_event_stream
 from api.settings import ApiSettings
 from shared.errors import RequestError
@@ -30,11 +32,36 @@ T = TypeVar("T")
 _HOP_HEADERS = frozenset({"content-length", "connection", "transfer-encoding", "server", "date", "content-type"})
 _STREAM_TYPE = "text/event-stream; charset=utf-8"
 _BAD_GATEWAY = 500
+_FIRST_ERROR_STATUS = 400
 
 
 def ticket_headers(ticket: Ticket) -> dict[str, str]:
     """What every generation's response says about itself."""
     return {"x-request-id": ticket.rid, "x-penstock-request": ticket.rid, "x-penstock-lane": ticket.lane}
+
+
+class _Events(EventSourceResponse):
+    """sse-starlette's response with a plain loop over ready-made events.
+
+    Its own loop encodes each event and opens a cancel scope around each send, which cost more than everything else that
+    a replica does with a token. Disconnects, heartbeats and shutdown stay its own. See docs/adr.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry point."""
+        self._direct_send: Send = scope.get(DIRECT_SEND, send)
+        await super().__call__(scope, receive, send)
+
+    async def _stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        direct = self._direct_send
+        events = cast("AsyncGenerator[bytes, None]", self.body_iterator)
+        async with contextlib.aclosing(events):
+            async for piece in events:
+                await direct({"type": "http.response.body", "body": piece, "more_body": True})
+        async with self._send_lock:
+            self.active = False
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Answer:
@@ -57,21 +84,30 @@ class Answer:
                 self._leave("client_gone")
                 return Response(status_code=499)
             if self._stream and (not opened or (relay.head is not None and is_event_stream(relay.head))):
-                self._observe_first()
-                return self._events()
+                return self._events_or_refusal()
             return await self._whole(request)
         except RequestError as error:
-            self._leave(error.code)
-            REJECTED.labels(code=error.code).inc()
-            return problems.response(error, ticket_headers(self._ticket))
+            return self._problem(error)
         except BaseException:
             self._leave("replica_error")
             raise
 
-    def _events(self) -> EventSourceResponse:
+    def _events_or_refusal(self) -> Response:
+        refusal = problems.of_first_event(self._ticket.relay.first_bytes)
+        if refusal is not None:
+            return self._problem(refusal)
+        self._observe_first()
+        return self._events()
+
+    def _problem(self, error: RequestError) -> Response:
+        self._leave(error.code)
+        REJECTED.labels(code=error.code).inc()
+        return problems.response(error, ticket_headers(self._ticket))
+
+    def _events(self) -> _Events:
         head = self._ticket.relay.head
         headers = {**_headers(head), **ticket_headers(self._ticket), "Cache-Control": "no-cache"}
-        return EventSourceResponse(
+        return _Events(
             self._relayed(),
             status_code=head.status if head else 200,
             headers=headers,
@@ -82,17 +118,22 @@ class Answer:
             sep="\n",
         )
 
-    async def _relayed(self) -> AsyncIterator[bytes]:
+    async def _relayed(self) -> AsyncGenerator[bytes, None]:
         relay = self._ticket.relay
         outcome = "client_gone"
         try:
             if relay.head is None and relay.end is None:
                 yield b": queued\n\n"
-            async for piece in relay.pieces():
-                yield piece
-            end = relay.end
-            outcome = end.state if end else "client_gone"
-            if end is not None and end.state != "succeeded":
+            while True:
+                piece = relay.take()
+                if piece:
+                    yield piece
+                elif (end := relay.end) is not None:
+                    break
+                else:
+                    await relay.advance()
+            outcome = end.state
+            if outcome != "succeeded":
                 yield problems.event(problems.of_end(end))
         except RequestError as error:
             outcome = error.code
@@ -102,7 +143,7 @@ class Answer:
 
     async def _whole(self, request: Request) -> Response:
         relay = self._ticket.relay
-        body = await _unless_gone(request, _join(relay.pieces()))
+        body = await _unless_gone(request, relay.rest())
         if body is None:
             self._leave("client_gone")
             return Response(status_code=499)
@@ -113,6 +154,8 @@ class Answer:
         self._leave("succeeded")
         if head is None:
             return Response(status_code=_BAD_GATEWAY)
+        if head.status >= _FIRST_ERROR_STATUS:
+            return problems.response(problems.of_refusal(head.status, body), ticket_headers(self._ticket))
         kind = next((value for name, value in head.headers if name == "content-type"), "application/json")
         return Response(body, head.status, {**_headers(head), **ticket_headers(self._ticket), "content-type": kind})
 
@@ -137,10 +180,6 @@ def _headers(head: Meta | None) -> dict[str, str]:
 
 def _heartbeat() -> ServerSentEvent:
     return ServerSentEvent(comment="heartbeat", sep="\n")
-
-
-async def _join(pieces: AsyncIterator[bytes]) -> bytes:
-    return b"".join([piece async for piece in pieces])
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

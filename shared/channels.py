@@ -46,30 +46,44 @@ class Channels:
         """Whether the subscriber connection is up."""
         return self._client.connected
 
-    async def subscribe(self, channel: str, listener: Listener) -> None:
-        """Follows a channel. When this returns, the server has confirmed: whatever is published later is delivered.
+    def follow(self, channel: str, listener: Listener) -> asyncio.Future[None]:
+        """Follows a channel from now on. The future is done when the server has confirmed.
 
-        Raises BrokerUnavailableError when the confirmation does not come; the listener is then not subscribed.
+        What was published before the confirmation may have been missed. While there is no connection the future waits.
         """
         key = channel.encode()
         listeners = self._listeners.setdefault(key, [])
         listeners.append(listener)
         confirmed = self._unconfirmed.get(key)
         if confirmed is None:
+            confirmed = asyncio.get_running_loop().create_future()
             if len(listeners) > 1:
-                return
-            confirmed = self._unconfirmed[key] = asyncio.get_running_loop().create_future()
-            self._client.send("SUBSCRIBE", key)
+                confirmed.set_result(None)
+            else:
+                self._unconfirmed[key] = confirmed
+                self._client.send("SUBSCRIBE", key)
+        return confirmed
+
+    async def subscribe(self, channel: str, listener: Listener) -> None:
+        """Follows a channel. When this returns, the server has confirmed: whatever is published later is delivered.
+
+        Raises BrokerUnavailableError when the confirmation does not come; the listener is then not subscribed.
+        """
+        try:
+            await self.confirmation(self.follow(channel, listener))
+        except BaseException:
+            self.unsubscribe(channel, listener)
+            raise
+
+    @staticmethod
+    async def confirmation(confirmed: asyncio.Future[None]) -> None:
+        """Waits for the confirmation of a `follow`. Raises BrokerUnavailableError when it does not come in time."""
         try:
             async with asyncio.timeout(_CONFIRM_TIMEOUT_S):
                 await asyncio.shield(confirmed)
         except TimeoutError:
-            self.unsubscribe(channel, listener)
             msg = "the subscription was not confirmed in time"
             raise BrokerUnavailableError(msg) from None
-        except BaseException:
-            self.unsubscribe(channel, listener)
-            raise
 
     def unsubscribe(self, channel: str, listener: Listener) -> None:
         """Stops following. Safe to call twice."""

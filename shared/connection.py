@@ -14,7 +14,7 @@ The three hot connections (flush, subscriber, blocking read) do not use redis-py
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 import redis
@@ -76,7 +76,7 @@ def translate(error: Exception) -> Exception:
     return error
 
 
-def broker_errors(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def broker_errors(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Wraps a coroutine function so that redis-py's errors leave it as ours."""
 
     @functools.wraps(function)
@@ -97,7 +97,7 @@ class RedisCaller:
 
     @broker_errors
     async def evalsha(self, sha: str, text: str, keys: list[str], args: list[Any]) -> Any:
-        """One EVALSHA; a server that does not know the script is given it. Raises BrokerUnavailableError, FencedError."""
+        """One EVALSHA; a server that lost the script is given it. Raises BrokerUnavailableError, FencedError."""
         try:
             return await self._client.evalsha(sha, len(keys), *keys, *args)  # type: ignore[misc]
         except redis.exceptions.NoScriptError:

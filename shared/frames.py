@@ -39,7 +39,8 @@ class LogSlice:
 async def read_log(client: HotClient, keys: Keys, rid: str, cursor: int) -> LogSlice:
     """The frames from byte `cursor`, which must be a frame's start, together with the record's state.
 
-    Raises BrokerUnavailableError. The state is read before the log: when it is terminal, the log is complete.
+    Raises BrokerUnavailableError, and msgspec.MsgspecError when `cursor` is no frame's start. The state is read before
+    the log: when it is terminal, the log is complete.
     """
     size = SLICE_BYTES
     while True:

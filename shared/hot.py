@@ -1,7 +1,7 @@
 """A thin Redis client on asyncio.Protocol and hiredis, for the three hot connections.
 
-Measured against redis-py on the path of a token: 2.3 µs instead of 12 µs an event. It does less: commands in, replies in
-order, no pool, no retries, no cluster. Two kinds:
+Measured against redis-py on the path of a token: 2.3 µs instead of 12 µs an event. It does less: commands in,
+replies in order, no pool, no retries, no cluster. Two kinds:
 
 - `HotClient`: commands and replies (the flush connection, the blocking read);
 - `PushClient`: a subscriber, which hands every message to a function, synchronously. The function must not block.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import ssl
 import time
@@ -25,6 +26,8 @@ import hiredis
 from redis.asyncio.connection import parse_url
 
 from shared.errors import BrokerUnavailableError, FencedError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=asyncio.Protocol)
 
@@ -59,7 +62,7 @@ class _CommandProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -85,7 +88,7 @@ class _CommandProtocol(asyncio.Protocol):
             raise BrokerUnavailableError(msg)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        self._transport.write(hiredis.pack_command(command))  # type: ignore[attr-defined]
+        self._transport.write(hiredis.pack_command(command))
         return future
 
     def abort(self) -> None:
@@ -105,7 +108,7 @@ class _PushProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.heard_at_s = time.monotonic()
@@ -122,7 +125,7 @@ class _PushProtocol(asyncio.Protocol):
 
     def write(self, command: tuple[Any, ...]) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(hiredis.pack_command(command))  # type: ignore[attr-defined]
+            self._transport.write(hiredis.pack_command(command))
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -171,7 +174,8 @@ class HotClient:
         while True:
             try:
                 await self._open()
-            except (OSError, BrokerUnavailableError, hiredis.ReplyError, TimeoutError):
+            except (OSError, BrokerUnavailableError, hiredis.ReplyError) as error:
+                log.warning("%s cannot connect to Redis, trying again: %s", self.name, error)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 backoff_s = min(_BACKOFF_MOST_S, backoff_s * 2)
                 continue
@@ -183,9 +187,7 @@ class HotClient:
         protocol = await self._endpoint.open(_CommandProtocol)
         try:
             for command in (*self._endpoint.greeting, ("CLIENT", "SETNAME", self.name)):
-                reply = await asyncio.wait_for(protocol.send(command), _CONNECT_TIMEOUT_S)
-                if isinstance(reply, hiredis.ReplyError):
-                    raise reply
+                await self._reply(protocol, protocol.send(command), _CONNECT_TIMEOUT_S)
         except BaseException:
             protocol.abort()
             raise
@@ -266,7 +268,8 @@ class PushClient:
         while True:
             try:
                 protocol = await self._endpoint.open(lambda: _PushProtocol(self._on_reply))
-            except (OSError, TimeoutError):
+            except OSError as error:
+                log.warning("%s cannot connect to Redis, trying again: %s", self.name, error)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 backoff_s = min(_BACKOFF_MOST_S, backoff_s * 2)
                 continue

@@ -6,7 +6,7 @@ Redis Cluster. `docs/protocol.md` has the table of what each key holds; a test c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DEFAULT_PREFIX = "ps"
 
@@ -30,76 +30,78 @@ class Keys:
     pool: str
     shard: int = 0
     prefix: str = DEFAULT_PREFIX
+    base: str = field(init=False, repr=False, compare=False)
 
-    def _key(self, *parts: str) -> str:
-        return ":".join((self.prefix, f"{{{self.pool}.{self.shard}}}", *parts))
+    def __post_init__(self) -> None:
+        # made once: keys are spelled on the path of every token
+        object.__setattr__(self, "base", f"{self.prefix}:{{{self.pool}.{self.shard}}}:")
 
     def queue(self, name: str) -> str:
         """Stream with group `g`: undelivered requests. Entries are deleted at claim, so XLEN is the depth."""
-        return self._key("q", name)
+        return f"{self.base}q:{name}"
 
     def record(self, rid: str) -> str:
         """Hash: the request's state and its facts."""
-        return self._key("r", rid)
+        return f"{self.base}r:{rid}"
 
     def body(self, rid: str) -> str:
         """String: the request as wire.Request; deleted when the request ends."""
-        return self._key("b", rid)
+        return f"{self.base}b:{rid}"
 
     def log(self, rid: str) -> str:
         """String: frames, appended in order. A byte offset into it is a cursor."""
-        return self._key("o", rid)
+        return f"{self.base}o:{rid}"
 
     def channel(self, rid: str) -> str:
         """Channel: live frames of one request."""
-        return self._key("ch", rid)
+        return f"{self.base}ch:{rid}"
 
     def idempotency(self, scope_hash: str) -> str:
         """String: `rid|fingerprint` of an idempotency key."""
-        return self._key("idem", scope_hash)
+        return f"{self.base}idem:{scope_hash}"
 
     def lease(self, wid: str) -> str:
         """String with a TTL: the worker lives."""
-        return self._key("w", wid)
+        return f"{self.base}w:{wid}"
 
     def dead(self, wid: str) -> str:
         """String with a TTL: the worker is condemned, for good."""
-        return self._key("dead", wid)
+        return f"{self.base}dead:{wid}"
 
     def run(self, wid: str) -> str:
         """Hash: rid → attempt id of what the worker owns."""
-        return self._key("run", wid)
+        return f"{self.base}run:{wid}"
 
     def box(self, wid: str) -> str:
         """List: control messages to the worker."""
-        return self._key("box", wid)
+        return f"{self.base}box:{wid}"
 
     @property
     def sched(self) -> str:
         """Hash: the lanes' passes, virtual time, aging credit."""
-        return self._key("sched")
+        return f"{self.base}sched"
 
     @property
     def tenants(self) -> str:
         """Hash: tenant → requests in the system."""
-        return self._key("ten")
+        return f"{self.base}ten"
 
     @property
     def deadlines(self) -> str:
         """Sorted set: rid by deadline, Unix ms."""
-        return self._key("dl")
+        return f"{self.base}dl"
 
     @property
     def workers(self) -> str:
         """Hash: worker id → wire.WorkerCard."""
-        return self._key("ws")
+        return f"{self.base}ws"
 
     @property
     def finished(self) -> str:
         """Stream: outbox of finished requests."""
-        return self._key("fin")
+        return f"{self.base}fin"
 
     @property
     def dead_letters(self) -> str:
         """Stream: requests that were given up, with body."""
-        return self._key("dlq")
+        return f"{self.base}dlq"

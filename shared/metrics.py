@@ -1,7 +1,7 @@
 """Every metric of Penstock. None is declared anywhere else, and no label is ever an id.
 
-Names: `penstock_<noun>_<unit>[_total]`, in base units. The engine's own metrics (`vllm:…`) appear in the same exposition
-of a worker.
+Names: `penstock_<noun>_<unit>[_total]`, in base units. The engine's own metrics (`vllm:…`) appear in the same
+exposition of a worker.
 """
 
 from __future__ import annotations

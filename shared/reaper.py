@@ -113,5 +113,5 @@ class Reaper:
 @broker_errors
 async def owner_and_queue(client: redis.asyncio.Redis, keys: Keys, rid: str) -> tuple[str, str]:
     """Who owns a request and on which queue it is, as `cancel` and `expire` want to be told; '-' for neither."""
-    owner, queue = await client.hmget(keys.record(rid), "owner", "queue")  # type: ignore[misc]
+    owner, queue = await client.hmget(keys.record(rid), ["owner", "queue"])  # type: ignore[misc]
     return (owner or b"-").decode(), (queue or b"-").decode()

@@ -194,7 +194,7 @@ class Scripts:
             end_frame(State.CANCELLED, "cancelled"),
             end_frame(State.FAILED, "too_many_attempts"),
         ]
-        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
+        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.workers]
         args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends]
         reply = await self._run("claim", keys, args)
         if reply[0] == b"OK":
@@ -204,11 +204,12 @@ class Scripts:
     async def step(self, wid: str, frames: list[tuple[str, str, int, bytes]]) -> Stepped:
         """One flush: (rid, attempt, log length expected in bytes, frame) for each sequence. Hot path."""
         k = self._keys
-        keys = [k.lease(wid), k.dead(wid), k.box(wid)]
+        keys = [k.lease(wid), k.dead(wid), k.box(wid), k.run(wid)]
         args: list[Any] = [LEASE_MS]
-        for rid, attempt, expected, frame in frames:
-            keys += (k.record(rid), k.log(rid), k.channel(rid))
-            args += (attempt, expected, frame)
+        for sequence in frames:
+            rid = sequence[0]
+            keys += (k.log(rid), k.channel(rid))
+            args += sequence
         refused, unheard, box = await self._run("step", keys, args)
         pairs = {refused[i] - 1: refused[i + 1] for i in range(0, len(refused), 2)}
         return Stepped(pairs, [position - 1 for position in unheard], box)
@@ -232,7 +233,7 @@ class Scripts:
         return Finished(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
 
     async def condemn(self, wid: str, *, process_ended: bool = False) -> bool:
-        """Declares a worker dead unless its lease lives. `process_ended`: its exit was seen, whatever the lease says."""
+        """Declares a worker dead unless its lease lives. `process_ended`: its exit was seen, so its lease is void."""
         k = self._keys
         args = [DEAD_MARKER_MS, "1" if process_ended else "0"]
         return bool(await self._run("condemn", [k.lease(wid), k.dead(wid)], args))
@@ -259,9 +260,8 @@ class Scripts:
     async def expire(self, rid: str, *, owner: str, queue: str) -> str:
         """Queued → expired, or tells the owner. Returns DONE, SENT, RETRY, EARLY, GONE or a terminal state."""
         frame = end_frame(State.EXPIRED, "queue_timeout")
-        return _word(
-            await self._run("expire", self._ending_keys(rid, owner, queue), [rid, owner, queue, frame, self._ttl_ms])
-        )
+        keys = self._ending_keys(rid, owner, queue)
+        return _word(await self._run("expire", keys, [rid, owner, queue, frame, self._ttl_ms]))
 
     def _ending_keys(self, rid: str, owner: str, queue: str) -> list[str]:
         k = self._keys

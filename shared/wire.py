@@ -129,7 +129,8 @@ def split_log(log: bytes, offset: int) -> Iterator[tuple[int, Frame]]:
     """The frames of a slice of a log.
 
     `offset` is the byte offset at which `log` starts; it must be a frame's start. Yields (log length after the frame,
-    Frame). A frame that is cut off at the end of the slice is left out.
+    Frame). A frame that is cut off at the end of the slice is left out. Raises msgspec.MsgspecError when `offset` is no
+    frame's start: the log is then another one than the offset was made for.
     """
     unpacker = msgpack.Unpacker(max_buffer_size=0)
     unpacker.feed(log)
@@ -139,6 +140,8 @@ def split_log(log: bytes, offset: int) -> Iterator[tuple[int, Frame]]:
             unpacker.skip()
         except msgpack.OutOfData:
             return
+        except ValueError as error:
+            raise msgspec.DecodeError(str(error)) from error
         stop = unpacker.tell()
         yield offset + stop, decode_frame(log[start:stop])
         start = stop

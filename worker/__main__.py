@@ -9,6 +9,7 @@ import sys
 import uvloop
 
 from shared.errors import ConfigurationError, EngineFailedError
+from shared.process import tune_collector
 from shared.settings import read_settings
 from shared.telemetry import setup_logging
 from worker.app import Worker
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
 
 
 async def _run(settings: WorkerSettings, engine: Engine, listener: socket.socket) -> int:
+    tune_collector()
     return await Worker(settings, engine, listener).run()
 
 

@@ -208,15 +208,12 @@ class Attempt:
 class Attempts:
     """The attempts that run on this worker."""
 
-    def __init__(
-        self, engine: Engine, publisher: Publisher, scripts: Scripts, identity: Identity, on_room: Callable[[], None]
-    ) -> None:
-        """`on_room` is called whenever an attempt has ended: there is room again."""
+    def __init__(self, engine: Engine, publisher: Publisher, scripts: Scripts, identity: Identity) -> None:
         self._engine = engine
         self._publisher = publisher
         self._scripts = scripts
         self._identity = identity
-        self._on_room = on_room
+        self._on_room: Callable[[], None] = lambda: None
         self._running: dict[str, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
@@ -227,12 +224,16 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def on_room(self, watcher: Callable[[], None]) -> None:
+        """`watcher` is called whenever an attempt has ended: there is room again. Must not block."""
+        self._on_room = watcher
+
     def start(self, claim: Claim) -> None:
         """Starts the attempt of a claim. A request that cannot be run ends as failed."""
         try:
             request = decode_request(claim.claimed.body)
-        except msgspec.MsgspecError as error:
-            log.error("request %s cannot be read: %s", claim.rid, error)
+        except msgspec.MsgspecError:
+            log.exception("request %s cannot be read", claim.rid)
             self._spawn(self._refuse(claim, "undecodable", "The request could not be read by the worker."), claim.rid)
             return
         if claim.claimed.log:  # continuing a text is not built yet, and running it again would splice two generations

@@ -1,7 +1,8 @@
 """The intake: takes from the queue what the engine can start now, and nothing more.
 
-So the engine's own waiting queue stays empty and the lanes keep their meaning: a request that nobody can start yet is
-still on its queue, where an interactive one can overtake it, another worker can take it and a cancel removes it at once.
+So the engine's own waiting queue stays empty and the lanes keep their meaning: a request that nobody can start yet
+is still on its queue, where an interactive one can overtake it, another worker can take it and a cancel removes it at
+once.
 
 An entry is delivered by `pull`, or by a blocking read while every queue is empty, and then claimed. Entries that were
 delivered to somebody who never claimed them are swept up after a few seconds.
@@ -35,7 +36,8 @@ _BLOCK_TIMEOUT_S = BLOCK_MS / 1000 + 1.5
 _SWEEP_EVERY_S = 2.0
 _SWEEP_IDLE_MS = 3_000
 _SWEEP_COUNT = 32
-_MOST_PULLED = 64
+_MOST_PULLED = 4
+"""In one turn. Small, so that workers that are free share a burst instead of the first one taking it all."""
 _SATURATED_PAUSE_S = 0.05
 _RETRY_PAUSE_S = 0.2
 _COMMAND_TIMEOUT_S = 5.0

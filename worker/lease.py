@@ -1,8 +1,8 @@
 """The beat: renews the worker's lease each second, from a thread of its own.
 
-The thread shares nothing with the event loop that serves requests, so a busy loop costs no lease. But a loop that stands
-still is as good as dead: the thread asks it for a sign of life with every beat, and stops beating when none has come
-for a while.
+The thread shares nothing with the event loop that serves requests, so a busy loop costs no lease. But a loop that
+stands still is as good as dead: the thread asks it for a sign of life with every beat, and stops beating when none has
+come for a while.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Beat:
     def _beat(self, client: redis.Redis, loop: asyncio.AbstractEventLoop, first: asyncio.Event) -> None:
         wid, script, keys = self._identity.wid, load("beat"), self._keys
         try:
-            box = client.eval(script.text, 3, keys.lease(wid), keys.dead(wid), keys.box(wid), LEASE_MS)
+            box = client.eval(script.text, 3, keys.lease(wid), keys.dead(wid), keys.box(wid), str(LEASE_MS))
         except (redis.RedisError, OSError) as error:
             ours = translate(error)
             if isinstance(ours, FencedError):

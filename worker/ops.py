@@ -1,4 +1,4 @@
-"""GET /livez, /readyz and /metrics of a worker, on a port of its own. The engine's metrics are in the same exposition."""
+"""GET /livez, /readyz and /metrics of a worker, on a port of its own; the engine's metrics are among them."""
 
 from __future__ import annotations
 

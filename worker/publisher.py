@@ -65,8 +65,7 @@ class Outgoing:
         priority: int,
         on_refused: Callable[[int], None],
     ) -> None:
-        """`log_len`: bytes in the log when the attempt began. `on_refused` gets the log's length in bytes when
-        it is not what this attempt wrote, -1 when somebody else took over."""
+        """See Publisher.open."""
         self._publisher = publisher
         self.rid = rid
         self.attempt = attempt
@@ -150,7 +149,11 @@ class Publisher:
     def open(
         self, rid: str, attempt: str, *, log_len: int, priority: int, on_refused: Callable[[int], None]
     ) -> Outgoing:
-        """The way out of one attempt."""
+        """The way out of one attempt.
+
+        `log_len`: bytes in the log when the attempt began. `on_refused` gets the log's length in bytes when that is not
+        what this attempt has written, -1 when somebody else took over.
+        """
         return Outgoing(self, rid, attempt, log_len=log_len, priority=priority, on_refused=on_refused)
 
     def mark(self, out: Outgoing) -> None:
@@ -220,7 +223,7 @@ class Publisher:
             self._on_box(stepped.box)
 
     async def finish(self, out: Outgoing, end: Meta) -> bool:
-        """Ends an attempt's request with `end`; repeated until Redis answers. False when Redis refused (see on_refused)."""
+        """Ends an attempt's request with `end`; sent until Redis answers. False when it refuses (see on_refused)."""
         self._waiting.pop(out, None)
         while out.in_flight is not None:
             await asyncio.shield(out.in_flight)

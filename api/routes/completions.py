@@ -71,7 +71,7 @@ async def generate(request: Request, tenant: Tenant, body: Body) -> Response:
     answer = await _answer(request, *await _admit(request, tenant, body, validate_generate))
     if answer.status_code != 200:  # noqa: PLR2004
         return answer
-    completion = json.loads(answer.body)
+    completion = json.loads(bytes(answer.body))
     choice = completion["choices"][0]
     plain = {
         "text": choice["text"],

@@ -2,6 +2,7 @@
 -- too many attempts).  A retried claim with the same attempt id gives the same answer.
 -- @include clock finish
 -- KEYS  1 run  2 dead  3 queue  4 rec  5 body  6 log  7 chan  8 tenants  9 deadlines  10 fin  11 dlq
+--       12 workers
 -- ARGV  1 worker id  2 entry id  3 rid  4 attempt id  5 most claims  6 result TTL (ms)
 --       7 frame for expired  8 frame for cancelled  9 frame for too many attempts
 -- Returns  {'OK', body, log, claims, queued_at_ms, started_at_ms}   the worker owns it now
@@ -40,4 +41,6 @@ if claims > tonumber(ARGV[5]) then
 end
 redis.call('HSET', KEYS[4], 'state', 'running', 'owner', ARGV[1], 'attempt', ARGV[4], 'started_at_ms', now)
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
+-- whoever owns something must be known to the reapers, also when a flush or a failover has lost its card
+redis.call('HSETNX', KEYS[12], ARGV[1], '')
 return owned(claims, now)

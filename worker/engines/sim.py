@@ -301,7 +301,7 @@ def _completion(job: _Job, model: str, text: str) -> dict[str, Any]:
 
 
 def _chunk_template(job: _Job, model: str) -> tuple[bytes, bytes]:
-    """What stands before and behind a token's text in its event. Building JSON per token would cost more than relaying it."""
+    """What stands before and behind a token's text in its event: JSON per token would cost more than relaying it."""
     mark = "\x00"
     choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
     if job.chat:

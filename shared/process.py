@@ -1,0 +1,16 @@
+"""What every long-running process does to itself at start."""
+
+from __future__ import annotations
+
+import gc
+
+
+def tune_collector() -> None:
+    """Makes Python's cyclic garbage collector run less often.
+
+    A relay makes many short-lived objects and few cycles; with the default thresholds 6 % of a replica's time went into
+    collections that found nothing. What exists at start (modules, routes) is left out of every later collection.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -1,0 +1,90 @@
+"""A streaming client that keeps what a person would have seen: the text, the ids of the events, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+
+import httpx
+
+from worker.engines.sim import answer_text
+
+
+@dataclass
+class Seen:
+    """What one client has seen of one stream."""
+
+    status: int = 0
+    rid: str = ""
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    finish_reasons: list[str] = field(default_factory=list)
+    errors: list[dict[str, object]] = field(default_factory=list)
+    done: int = 0
+    broken: str = ""
+    tokens: int = 0
+    began_s: float = 0.0
+    ended_s: float = 0.0
+    first_s: float = 0.0
+    longest_pause_s: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the stream ended as an answer."""
+        return self.status == 200 and self.done == 1 and not self.errors and not self.broken
+
+    def check(self, tokens: int) -> None:
+        """Raises AssertionError unless this is the whole answer, or a piece of it followed by one explicit error."""
+        expected = answer_text(self.rid, tokens)
+        assert expected.startswith(self.text), f"{self.rid}: the text has a gap, a repeat or a splice"
+        assert self.ids == sorted(set(self.ids)), f"{self.rid}: the cursors do not grow"
+        if self.whole:
+            assert self.text == expected, f"{self.rid}: the text is cut short"
+            assert self.finish_reasons == ["length"]
+        else:
+            assert not self.broken, f"{self.rid}: broke off: {self.broken}"
+            assert len(self.errors) == 1, f"{self.rid}: {len(self.errors)} errors"
+            assert self.done == 0
+
+
+async def stream_chat(client: httpx.AsyncClient, url: str, tokens: int, **extra: object) -> Seen:
+    """Streams one chat completion to its end."""
+    body = {"messages": [{"role": "user", "content": "count"}], "max_tokens": tokens, "stream": True, **extra}
+    seen = Seen(began_s=time.monotonic())
+    try:
+        async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+            seen.status = response.status_code
+            seen.rid = response.headers.get("x-penstock-request", "")
+            if response.status_code != 200:
+                seen.errors.append(json.loads(await response.aread())["error"])
+                return seen
+            last_s = seen.began_s
+            async for line in response.aiter_lines():
+                now_s = time.monotonic()
+                seen.longest_pause_s, last_s = max(seen.longest_pause_s, now_s - last_s), now_s
+                read_line(seen, line)
+    except httpx.HTTPError as error:
+        seen.broken = repr(error)
+    finally:
+        seen.ended_s = time.monotonic()
+    return seen
+
+
+def read_line(seen: Seen, line: str) -> None:
+    """Takes in one line of the stream."""
+    if line.startswith("id: "):
+        seen.ids.append(int(line[4:]))
+    elif line == "data: [DONE]":
+        seen.done += 1
+    elif line.startswith("data: "):
+        event = json.loads(line[6:])
+        if "error" in event:
+            seen.errors.append(event["error"])
+            return
+        for choice in event["choices"]:
+            seen.first_s = seen.first_s or time.monotonic()
+            seen.text += choice["delta"].get("content") or ""
+            seen.tokens += 1
+            if choice.get("finish_reason"):
+                seen.finish_reasons.append(choice["finish_reason"])

