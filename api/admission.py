@@ -113,6 +113,7 @@ class Door:
             task.add_done_callback(self._leaving.discard)
 
     def _admission(self, rid: str, valid: ValidRequest, tenant: str, body: bytes) -> Admission:
+        now_s = time.time()
         patience_s = min(self._settings.queue_timeout_s, self._settings.request_timeout_s)
         return Admission(
             rid=rid,
@@ -123,7 +124,8 @@ class Door:
             lane_cap=self._settings.queue_max,
             tenant_cap=self._settings.tenant_max,
             cost=valid.cost,
-            deadline_ms=int((time.time() + patience_s) * 1000),
+            deadline_ms=int((now_s + patience_s) * 1000),
+            finish_by_ms=int((now_s + self._settings.request_timeout_s) * 1000),
         )
 
     async def _admit(self, pool: Pool, admission: Admission, model: str) -> None:

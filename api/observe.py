@@ -1,8 +1,8 @@
 """The outermost layer of a replica: counts requests by route, and keeps the way to the socket short.
 
 Every layer between a route and the server wraps `send`, and a wrapper costs a coroutine per chunk. The head of a
-response must pass through them; the chunks of a stream need not. So the server's own `send` is put into the scope, where the
-streaming response finds it.
+response must pass through them; the chunks of a stream need not. So the server's own `send` is put into the scope,
+where the streaming response finds it.
 """
 
 from __future__ import annotations

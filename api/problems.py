@@ -56,6 +56,7 @@ def response(error: RequestError, extra: dict[str, str] | None = None) -> Respon
 
 _BY_REASON: dict[str, Callable[[], RequestError]] = {
     "queue_timeout": errors.queue_timeout,
+    "deadline_exceeded": errors.deadline_exceeded,
     "worker_lost": errors.worker_lost,
     "too_many_attempts": errors.too_many_attempts,
     "history_lost": errors.history_lost,

@@ -40,6 +40,7 @@ class Relay:
     """One client's view of one request. A channels.Listener."""
 
     __slots__ = (
+        "_attempt",
         "_client",
         "_dirty",
         "_events",
@@ -70,6 +71,7 @@ class Relay:
         self.cursor = 0
         self.head: Meta | None = None
         self.end: Meta | None = None
+        self._attempt = ""  # whose text the client is getting
         self._events = False
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -89,7 +91,7 @@ class Relay:
             return
         if self._dirty:
             self._heard_end = max(self._heard_end, end)
-        elif end - len(message) + MESSAGE_HEADER_BYTES != self.cursor:
+        elif end - len(message) + MESSAGE_HEADER_BYTES != self.cursor or self._foreign(frame):
             self._read_log("gap", end)
         elif frame.kind & END:
             self._read_log("end", end)  # a terminal frame is believed only when it stands in the log
@@ -121,8 +123,17 @@ class Relay:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def _foreign(self, frame: Frame) -> bool:
+        """Whether taking this frame would splice two generations.
+
+        The scripts never put two into one log. But after a failover that lost the tail of a log, another attempt may
+        write where the client has already read on.
+        """
+        return self._attempt != frame.attempt and self._attempt != "" and frame.data != b""
+
     def _take(self, end: int, frame: Frame) -> None:
         self.cursor = end
+        self._attempt = frame.attempt or self._attempt
         meta = frame.meta
         if meta is not None:
             if frame.kind & HEAD:
@@ -195,6 +206,8 @@ class Relay:
         self._heard_end = 0  # what is heard from now on may lie behind what is read now
         part = await self._read()
         for end, frame in part.frames:
+            if self._foreign(frame):
+                raise history_lost()
             self._take(end, frame)
             if self.end is not None or self._pending_bytes > PENDING_BYTES:
                 return

@@ -112,6 +112,12 @@ def queue_timeout() -> RequestError:
     return RequestError(503, "queue_timeout", message, retry_after_s=5)
 
 
+def deadline_exceeded() -> RequestError:
+    """504: the deadline passed while the request was running."""
+    message = "The request did not end before its deadline. Ask for less output, or allow more time."
+    return RequestError(504, "deadline_exceeded", message, should_retry=False)
+
+
 def no_capacity(model: str, retry_after_s: float) -> RequestError:
     """503: the model is known, but no worker that serves it is alive."""
     message = f"No worker that serves `{model}` is alive right now. Retry after {retry_after_s:.0f} s."

@@ -73,7 +73,10 @@ def script_names() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What `admit` is told about a request. Costs are tokens, times Unix milliseconds."""
+    """What `admit` is told about a request. Costs are tokens, times Unix milliseconds.
+
+    `deadline_ms`: when it must have started. `finish_by_ms`: when it must have ended; 0 leaves the first deadline.
+    """
 
     rid: str
     fingerprint: str
@@ -84,6 +87,7 @@ class Admission:
     tenant_cap: int
     cost: int
     deadline_ms: int
+    finish_by_ms: int = 0
     idempotency: str = ""
     idempotency_ttl_ms: int = 0
 
@@ -171,7 +175,7 @@ class Scripts:
         k = self._keys
         keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane)]
         args = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.lane_cap, a.tenant_cap, a.cost, a.deadline_ms]
-        reply = await self._run("admit", [*keys, k.tenants, k.deadlines], [*args, a.idempotency_ttl_ms])
+        reply = await self._run("admit", [*keys, k.tenants, k.deadlines], [*args, a.idempotency_ttl_ms, a.finish_by_ms])
         outcome = reply[0].decode()
         rid = reply[1].decode() if outcome in {"OK", "DUP", "CONFLICT"} else ""
         number = int(reply[-1]) if outcome in {"OK", "FULL", "TENANT"} else 0

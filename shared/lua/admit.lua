@@ -2,7 +2,8 @@
 -- @include clock enqueue
 -- KEYS  1 idem  2 rec  3 body  4 queue  5 tenants  6 deadlines
 -- ARGV  1 rid  2 fingerprint  3 lane  4 body (bytes)  5 tenant  6 lane cap (requests)  7 tenant cap (requests)
---       8 cost (tokens)  9 deadline (Unix ms, 0 = none)  10 idempotency TTL (ms, 0 = no key was sent)
+--       8 cost (tokens)  9 start by (Unix ms, 0 = no deadline)  10 idempotency TTL (ms, 0 = no key was sent)
+--       11 finish by (Unix ms, 0 = the first deadline stays): takes the deadline's place once the request is claimed
 -- Returns  {'OK', rid, depth}       queued, or was queued by this very call before
 --          {'DUP', rid}             the idempotency key is known and belongs to rid
 --          {'CONFLICT', rid}        the key or the id is known with another fingerprint
@@ -32,7 +33,8 @@ if in_system >= tonumber(ARGV[7]) then return {'TENANT', in_system} end
 local entry = enqueue(KEYS[4], ARGV[1], ARGV[8])
 redis.call('SET', KEYS[3], ARGV[4])
 redis.call('HSET', KEYS[2], 'state', 'queued', 'fingerprint', ARGV[2], 'lane', ARGV[3], 'queue', ARGV[3], 'entry', entry,
-  'tenant', ARGV[5], 'deadline_ms', ARGV[9], 'cost', ARGV[8], 'claims', '0', 'kills', '0', 'queued_at_ms', now)
+  'tenant', ARGV[5], 'deadline_ms', ARGV[9], 'finish_by_ms', ARGV[11], 'cost', ARGV[8], 'claims', '0',
+  'kills', '0', 'queued_at_ms', now)
 if idem_ttl_ms > 0 then redis.call('SET', KEYS[1], ARGV[1] .. '|' .. ARGV[2], 'PX', idem_ttl_ms) end
 redis.call('HINCRBY', KEYS[5], ARGV[5], 1)
 if deadline_ms > 0 then redis.call('ZADD', KEYS[6], ARGV[9], ARGV[1]) end

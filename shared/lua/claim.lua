@@ -14,7 +14,7 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') en
 redis.call('XACK', KEYS[3], 'g', ARGV[2])
 redis.call('XDEL', KEYS[3], ARGV[2])
 local v = redis.call('HMGET', KEYS[4], 'state', 'deadline_ms', 'cancel', 'entry', 'attempt', 'owner', 'claims',
-  'queued_at_ms', 'started_at_ms')
+  'queued_at_ms', 'started_at_ms', 'finish_by_ms')
 local state = v[1]
 if not state then return {'GONE'} end
 local function owned(claims, started_at_ms)
@@ -41,6 +41,10 @@ if claims > tonumber(ARGV[5]) then
 end
 redis.call('HSET', KEYS[4], 'state', 'running', 'owner', ARGV[1], 'attempt', ARGV[4], 'started_at_ms', now)
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
+if tonumber(v[10] or '0') > 0 then
+  redis.call('HSET', KEYS[4], 'deadline_ms', v[10])
+  redis.call('ZADD', KEYS[9], v[10], ARGV[3])
+end
 -- whoever owns something must be known to the reapers, also when a flush or a failover has lost its card
 redis.call('HSETNX', KEYS[12], ARGV[1], '')
 return owned(claims, now)

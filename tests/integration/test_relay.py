@@ -1,0 +1,262 @@
+"""The relay against a real server: whatever happens to live frames, the client gets the log, once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from api.relay import PENDING_BYTES, Relay, with_cursors
+from shared.channels import Channels
+from shared.errors import RequestError
+from shared.hot import HotClient
+from shared.keys import Keys
+from shared.scripts import Admission, Claimed, Scripts
+from shared.wire import DELTA, END, HEAD, Frame, Meta, encode
+from tests.support import servers
+
+RID = "req_0" + "0" * 26
+ATTEMPT = "a1"
+SSE = Meta(status=200, headers=[("content-type", "text/event-stream; charset=utf-8")])
+
+
+def event(number: int, size: int = 0) -> bytes:
+    return b"data: %d%b\n\n" % (number, b"x" * size)
+
+
+class Engine:
+    """The worker's side of one request, by hand."""
+
+    def __init__(self, scripts: Scripts, client: redis.asyncio.Redis, keys: Keys) -> None:
+        self._scripts = scripts
+        self._client = client
+        self._keys = keys
+        self.log_len = 0
+        self.sent = b""
+        self.index = 0
+
+    async def claim(self) -> None:
+        await admit(self._scripts)
+        (entry,) = await self._scripts.pull("w1", 1)
+        claimed = await self._scripts.claim("w1", entry, ATTEMPT)
+        assert isinstance(claimed, Claimed)
+
+    def frame(self, data: bytes, kind: int = DELTA, meta: Meta | None = None) -> bytes:
+        if self.index == 0:
+            kind, meta = kind | HEAD, Meta(200, SSE.headers, meta.state, meta.reason) if meta else SSE
+        frame = encode(Frame(kind, ATTEMPT, self.index, [self.index], 0, meta, data))
+        self.index += 1
+        self.sent += data
+        return frame
+
+    async def step(self, data: bytes) -> None:
+        frame = self.frame(data)
+        stepped = await self._scripts.step("w1", [(RID, ATTEMPT, self.log_len, frame)])
+        assert not stepped.refused
+        self.log_len += len(frame)
+
+    async def append_silently(self, data: bytes) -> None:
+        """As `step`, but the live message is lost."""
+        frame = self.frame(data)
+        self.log_len = await self._client.append(self._keys.log(RID), frame)
+
+    async def done(self, data: bytes = b"data: [DONE]\n\n") -> None:
+        frame = self.frame(data, END, Meta(state="succeeded", reason="completed"))
+        finished = await self._scripts.done(
+            "w1", RID, ATTEMPT, state="succeeded", reason="completed", frame=frame, expected=self.log_len
+        )
+        assert finished.outcome == "OK"
+
+
+async def admit(scripts: Scripts) -> None:
+    admitted = await scripts.admit(Admission(RID, "f", "standard", b"body", "t", 100, 100, 1, 0))
+    assert admitted.outcome == "OK"
+
+
+@pytest.fixture
+async def channels(server: servers.Server) -> AsyncIterator[Channels]:
+    channels = Channels(server.url, "test-relay")
+    started = asyncio.Event()
+    task = asyncio.create_task(channels.run(started))
+    await asyncio.wait_for(started.wait(), 5)
+    yield channels
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture
+async def engine(scripts: Scripts, client: redis.asyncio.Redis, keys: Keys) -> Engine:
+    engine = Engine(scripts, client, keys)
+    await engine.claim()
+    return engine
+
+
+@pytest.fixture
+async def relay(hot: HotClient, keys: Keys, channels: Channels, scripts: Scripts) -> AsyncIterator[Relay]:
+    relay = Relay(hot, keys, RID, grace_s=5, readmit=lambda: admit(scripts))
+    await channels.subscribe(keys.channel(RID), relay)
+    yield relay
+    channels.unsubscribe(keys.channel(RID), relay)
+
+
+async def read_all(relay: Relay) -> bytes:
+    return await asyncio.wait_for(relay.rest(), 10)
+
+
+def without_ids(data: bytes) -> bytes:
+    return b"".join(line + b"\n" for line in data.split(b"\n")[:-1] if not line.startswith(b"id: "))
+
+
+async def test_live_frames_arrive_in_order_and_the_answer_is_the_log(relay: Relay, engine: Engine) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    for number in range(20):
+        await engine.step(event(number))
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+    assert relay.end is not None
+    assert relay.end.state == "succeeded"
+
+
+async def test_a_lost_message_is_repaired_from_the_log_before_anything_later_is_shown(
+    relay: Relay, engine: Engine
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    await engine.append_silently(event(1))
+    await engine.append_silently(event(2))
+    await engine.step(event(3))
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+
+
+async def test_a_message_that_comes_twice_is_shown_once(relay: Relay, engine: Engine, scripts: Scripts) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    before = engine.log_len
+    frame = engine.frame(event(1))
+    for _ in range(3):  # a blind retry publishes again
+        await scripts.step("w1", [(RID, ATTEMPT, before, frame)])
+    engine.log_len += len(frame)
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+
+
+async def test_without_any_live_message_the_watch_finds_the_answer_in_the_log(
+    relay: Relay, engine: Engine, channels: Channels, keys: Keys
+) -> None:
+    channels.unsubscribe(keys.channel(RID), relay)
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    await engine.done()
+    for _ in range(12):  # what RelayWatch does in three seconds
+        relay.tick()
+    assert without_ids(await reading) == engine.sent
+
+
+async def test_a_killed_subscriber_connection_loses_nothing(
+    relay: Relay, engine: Engine, client: redis.asyncio.Redis, channels: Channels
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    for number in range(6):
+        await engine.step(event(number))
+        if number % 2:
+            assert await client.client_kill_filter(_type="pubsub") == 1
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+    assert channels.reconnects >= 1
+
+
+async def test_memory_for_a_client_that_does_not_read_is_bounded_and_it_gets_everything_later(
+    relay: Relay, engine: Engine
+) -> None:
+    size = 4_000
+    for number in range(100):
+        await engine.step(event(number, size))
+    await asyncio.sleep(0.05)
+    assert PENDING_BYTES <= len(relay.first_bytes) <= PENDING_BYTES + size + 100
+    await engine.done()
+    assert without_ids(await read_all(relay)) == engine.sent
+
+
+async def test_a_frame_larger_than_a_slice_of_the_log_is_read_whole(relay: Relay, engine: Engine) -> None:
+    await engine.append_silently(event(0, 300_000))
+    await engine.done()
+    assert without_ids(await read_all(relay)) == engine.sent
+
+
+async def test_every_cursor_is_the_logs_offset_of_the_end_of_its_event(
+    relay: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0) + event(1) + event(2))
+    await engine.step(event(3))
+    await engine.done()
+    seen = await reading
+    log = await client.get(keys.log(RID))
+    events = [part.split(b"\n", 1) for part in seen.split(b"\n\n")[:-1]]
+    assert len(events) == 5
+    for cursor, data in events:
+        end = int(cursor.removeprefix(b"id: "))
+        assert log[:end].endswith(data + b"\n\n")
+    assert [int(cursor[4:]) for cursor, _ in events][-1] == len(log)
+
+
+async def test_a_terminal_message_that_does_not_stand_in_the_log_is_not_believed(
+    relay: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    liar = encode(Frame(END, ATTEMPT, 1, [], 0, Meta(state="succeeded"), b"data: lie\n\n"))
+    head = b"\x92\xce" + (engine.log_len + len(liar)).to_bytes(4, "big")
+    await client.publish(keys.channel(RID), head + liar)
+    await engine.step(event(1))
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+    assert b"lie" not in engine.sent
+
+
+async def test_a_request_that_the_server_forgot_is_admitted_again_when_nothing_was_visible(
+    relay: Relay, scripts: Scripts, client: redis.asyncio.Redis, keys: Keys
+) -> None:
+    await admit(scripts)
+    names = [name async for name in client.scan_iter(match=f"{keys.base}*")]
+    await client.delete(*names)
+    reading = asyncio.create_task(read_all(relay))
+    for _ in range(12):
+        relay.tick()
+    engine = Engine(scripts, client, keys)
+    async with asyncio.timeout(5):
+        while not await client.exists(keys.record(RID)):
+            await asyncio.sleep(0.01)
+    await engine.claim()
+    await engine.step(event(0))
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+
+
+async def test_a_request_that_the_server_forgot_after_text_was_visible_ends_with_an_explicit_error(
+    relay: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys
+) -> None:
+    await engine.step(event(0))
+    assert await asyncio.wait_for(relay.opened(5), 5)
+    names = [name async for name in client.scan_iter(match=f"{keys.base}*")]
+    await client.delete(*names)
+    relay.on_gap()
+    with pytest.raises(RequestError) as raised:
+        await read_all(relay)
+    assert raised.value.code == "history_lost"
+
+
+async def test_opened_gives_up_waiting_after_its_time(relay: Relay, engine: Engine) -> None:
+    assert not await relay.opened(0.05)
+    await engine.step(event(0))
+    assert await relay.opened(5)
+
+
+def test_one_event_gets_one_cursor() -> None:
+    assert with_cursors(b"data: x\n\n", 100) == b"id: 100\ndata: x\n\n"
+    assert with_cursors(b"data: x\n\ndata: yz\n\n", 100) == b"id: 90\ndata: x\n\nid: 100\ndata: yz\n\n"
