@@ -8,7 +8,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
-from api.observe import CountRequests
+from api.observe import Outermost
 from api.settings import ApiSettings
 from shared.errors import ConfigurationError
 from shared.process import tune_collector
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         return 1
     tune_collector()
     config = uvicorn.Config(
-        CountRequests(create_app(settings)),
+        Outermost(create_app(settings)),
         loop="uvloop",
         http="httptools",
         ws="none",

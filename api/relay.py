@@ -129,7 +129,7 @@ class Relay:
         The scripts never put two into one log. But after a failover that lost the tail of a log, another attempt may
         write where the client has already read on.
         """
-        return self._attempt != frame.attempt and self._attempt != "" and frame.data != b""
+        return self._attempt not in {frame.attempt, ""} and frame.data != b""
 
     def _take(self, end: int, frame: Frame) -> None:
         self.cursor = end

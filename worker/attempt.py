@@ -180,13 +180,15 @@ class Attempt:
         stop = self._stop
         if self._engine.failure() is not None:
             stop = Stop.ENGINE_FAILED
+        if stop in {Stop.FENCED, Stop.ENGINE_FAILED, Stop.HAND_BACK}:
+            self._publisher.forget(self._out)
         if stop is Stop.FENCED or stop is Stop.ENGINE_FAILED:
             return stop.name.lower()
         if stop is Stop.HAND_BACK:
             await self._hand_back()
             return "handed_back"
         if stop is Stop.EXPIRE:
-            end = Meta(state=State.EXPIRED, reason="deadline", usage=self._out.used)
+            end = Meta(state=State.EXPIRED, reason="deadline_exceeded", usage=self._out.used)
         elif stop is Stop.CANCEL:
             end = Meta(state=State.CANCELLED, reason="cancelled", usage=self._out.used)
         if await self._publisher.finish(self._out, end):

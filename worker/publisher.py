@@ -161,6 +161,10 @@ class Publisher:
         self._waiting[out] = None
         self._wake.set()
 
+    def forget(self, out: Outgoing) -> None:
+        """What still waits of `out` is not to be published: its request is no longer ours."""
+        self._waiting.pop(out, None)
+
     async def run(self, started: asyncio.Event) -> None:
         """Works until cancelled."""
         started.set()

@@ -109,6 +109,15 @@ async def test_generate_takes_a_prompt_and_gives_text(http: httpx.AsyncClient) -
     assert answer.json()["usage"]["completion_tokens"] == 5
 
 
+async def test_every_response_has_a_request_id_and_the_clients_own_comes_back(http: httpx.AsyncClient) -> None:
+    for path in ("/livez", "/v1/models", "/no/such/path"):
+        assert (await http.get(path)).headers["x-request-id"]
+        named = await http.get(path, headers={"X-Request-Id": "mine-1"})
+        assert named.headers.get_list("x-request-id") == ["mine-1"]
+    answer = await http.post("/v1/chat/completions", json=CHAT, headers={"X-Request-Id": "mine-2"})
+    assert answer.headers.get_list("x-request-id") == ["mine-2"]
+
+
 async def test_every_generation_says_which_request_it_was(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/chat/completions", json=CHAT, headers={"X-Priority-Lane": "batch"})
     assert answer.headers["x-request-id"] == answer.headers["x-penstock-request"]
