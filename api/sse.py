@@ -78,13 +78,10 @@ class Answer:
         """The response; for a stream, once its head is known or has been waited for long enough."""
         relay = self._ticket.relay
         try:
-            hold_s = self._settings.header_hold_s if self._stream else None
-            opened = await _unless_gone(request, relay.opened(hold_s))
-            if opened is None:
-                self._leave("client_gone")
-                return Response(status_code=499)
-            if self._stream and (not opened or (relay.head is not None and is_event_stream(relay.head))):
-                return self._events_or_refusal()
+            if self._stream:  # a client that hangs up meanwhile is noticed once the stream is open
+                opened = await relay.opened(self._settings.header_hold_s)
+                if not opened or (relay.head is not None and is_event_stream(relay.head)):
+                    return self._events_or_refusal()
             return await self._whole(request)
         except RequestError as error:
             return self._problem(error)

@@ -242,8 +242,8 @@ class HotClient:
         try:
             return await self.call("EVALSHA", sha, str(len(keys)), *keys, *args, timeout_s=5.0)
         except ScriptMissingError:
-            await self.call("SCRIPT", "LOAD", text, timeout_s=5.0)
-            return await self.call("EVALSHA", sha, str(len(keys)), *keys, *args, timeout_s=5.0)
+            # in one command: between a LOAD and an EVALSHA the scripts could be lost again
+            return await self.call("EVAL", text, str(len(keys)), *keys, *args, timeout_s=5.0)
 
 
 class PushClient:
