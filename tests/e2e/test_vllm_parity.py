@@ -1,0 +1,179 @@
+"""An answer through Penstock is the answer of `vllm serve`: the same tokens, the same fields, the same usage.
+
+The two run one after the other, on the same model and with the same flags; the reference goes first and its answers
+are kept. Only what names one exchange may differ: ids, times, and the fingerprint of the configuration.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.support.engines import engine_processes, text_of
+from tests.support.stack import Process, Stack, free_port, poll_until_ready, running_stack
+from tests.support.tiny_models import model_folder
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+START_S = 400.0
+NAME = "parity"
+FLAGS = ("--served-model-name", NAME, "--enforce-eager", "--max-num-seqs", "8")
+_SUBJECTS = ("queue", "worker", "stream", "lane", "lease", "replica", "token", "log", "cursor", "gate")
+_QUESTIONS = ("What is a {}?", "Why does the {} stop?", "{}", "Explain the {} to a child.", "List: {}, {}, {}")
+PROMPTS = [question.format(*[subject] * 3) for question in _QUESTIONS for subject in _SUBJECTS]
+REFUSED: list[dict[str, Any]] = [
+    {"max_tokens": -1},
+    {"temperature": 9},
+    {"top_p": 2},
+    {"messages": [{"role": "user", "content": "word " * 5000}]},
+    {"tools": []},
+]
+_OWN = {"id", "created", "system_fingerprint"}
+
+
+def bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+    """All requests: every prompt as chat and as completion, streamed and not."""
+    fixed: dict[str, Any] = {"model": NAME, "max_tokens": 16, "temperature": 0, "return_token_ids": True}
+    for prompt in PROMPTS:
+        for stream in ({}, {"stream": True, "stream_options": {"include_usage": True}}):
+            chat = [{"role": "user", "content": prompt}]
+            yield "/v1/chat/completions", {**fixed, **stream, "messages": chat}
+            yield "/v1/completions", {**fixed, **stream, "prompt": prompt}
+
+
+def without_names(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: field for key, field in value.items() if key not in _OWN}
+
+
+def stream_of(text: str) -> dict[str, Any]:
+    """A stream in a form that does not depend on where an engine under load cuts its deltas."""
+    events = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    return {
+        "first": without_names(chunks[0]) if "delta" in choices[0] else sorted(chunks[0]),
+        "last": without_names(chunks[-1]),
+        "text": text_of(choices),
+        "token_ids": [token for choice in choices for token in choice.get("token_ids") or ()],
+        "ends": [(choice["finish_reason"], choice.get("stop_reason")) for choice in choices if choice["finish_reason"]],
+        "fields": sorted({tuple(sorted(without_names(chunk))) for chunk in chunks}),
+        "choice_fields": sorted({tuple(sorted(choice)) for choice in choices}),
+        "delta_fields": sorted({tuple(sorted(choice["delta"])) for choice in choices if "delta" in choice}),
+    }
+
+
+def answers(url: str) -> list[dict[str, Any]]:
+    """What the server at `url` answers to all requests, one after the other."""
+    got = []
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for path, body in bodies():
+            response = client.post(path, json=body)
+            assert response.status_code == 200, response.text
+            got.append(stream_of(response.text) if body.get("stream") else without_names(response.json()))
+    return got
+
+
+def refusals(url: str) -> list[tuple[int, str]]:
+    """Status and message of requests that must be refused."""
+    plain = {"model": NAME, "messages": [{"role": "user", "content": "x"}], "max_tokens": 4}
+    with httpx.Client(base_url=url, timeout=60) as client:
+        got = [client.post("/v1/chat/completions", json={**plain, **wrong}) for wrong in REFUSED]
+    return [(response.status_code, response.json()["error"]["message"]) for response in got]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The answers of `vllm serve`."""
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model), *FLAGS]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    server = Process("vllm-serve", command, env, tmp_path_factory.mktemp("reference"))
+    try:
+        poll_until_ready(server, f"http://127.0.0.1:{port}/health", START_S)
+        url = f"http://127.0.0.1:{port}"
+        return {"answers": answers(url), "refusals": refusals(url)}
+    finally:
+        server.stop()
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def stack(model: Path, reference: dict[str, Any]) -> Iterator[Stack]:
+    """Penstock, after the reference has gone."""
+    del reference
+    with running_stack() as started:
+        started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=START_S)
+        started.api()
+        yield started
+
+
+def test_every_answer_is_the_one_of_vllm_serve(stack: Stack, reference: dict[str, Any]) -> None:
+    mine = answers(stack.apis[0].url)
+    assert len(mine) == 4 * len(PROMPTS) == 200
+    assert any(len(set(answer["token_ids"])) > 3 for answer in mine if "token_ids" in answer), (
+        "the model says something"
+    )
+    for (path, body), theirs, ours in zip(bodies(), reference["answers"], mine, strict=True):
+        assert ours == theirs, (path, body)
+
+
+def test_what_vllm_refuses_is_refused_with_the_same_status_and_words(stack: Stack, reference: dict[str, Any]) -> None:
+    for wrong, theirs, ours in zip(REFUSED, reference["refusals"], refusals(stack.apis[0].url), strict=True):
+        assert ours == theirs, wrong
+        assert ours[0] == 400
+
+
+def test_the_openai_sdk_chats_and_streams(stack: Stack) -> None:
+    messages: Any = [{"role": "user", "content": "What is a queue?"}]
+    with openai.OpenAI(base_url=f"{stack.apis[0].url}/v1", api_key="none", max_retries=0) as sdk:
+        assert [model.id for model in sdk.models.list().data] == [NAME]
+        whole = sdk.chat.completions.create(model=NAME, messages=messages, max_tokens=12, temperature=0)
+        text = whole.choices[0].message.content
+        chunks = list(
+            sdk.chat.completions.create(model=NAME, messages=messages, max_tokens=12, temperature=0, stream=True)
+        )
+        assert text
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 12
+
+
+def test_the_engines_metrics_are_among_the_workers(stack: Stack) -> None:
+    assert stack.workers[0].metric("vllm:generation_tokens_total") > 0
+    assert stack.workers[0].metric("vllm:num_requests_running") == 0
+
+
+def test_a_killed_worker_leaves_no_engine_process(stack: Stack) -> None:
+    """The last test of the module: no worker is there afterwards."""
+    worker = stack.workers[0]
+    processes = engine_processes(worker.pid)
+    assert processes
+    os.kill(worker.pid, signal.SIGKILL)  # the process alone, not its group
+    worker.popen.wait(10)
+    end_s = time.monotonic() + 5
+    while left := [pid for pid in processes if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end_s, f"still there: {left}"
+        time.sleep(0.02)
