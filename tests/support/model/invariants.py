@@ -1,0 +1,164 @@
+"""What must hold, whatever happened: on the server at every moment, and for every client at the end."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from shared.lanes import QUEUES
+from shared.states import TERMINAL
+from shared.wire import END, Meta, split_log
+from tests.support.model.replica import ModelClient
+from tests.support.model.world import World, require
+
+_TOKEN = re.compile(rb"([0-9a-f]+)\.(\d+) ")
+
+
+@dataclass(slots=True)
+class View:
+    """Everything that one shard holds."""
+
+    records: dict[str, dict[str, str]] = field(default_factory=dict)
+    logs: dict[str, bytes] = field(default_factory=dict)
+    bodies: set[str] = field(default_factory=set)
+    ttls_ms: dict[str, int] = field(default_factory=dict)
+    runs: dict[str, dict[str, str]] = field(default_factory=dict)
+    queued: dict[str, set[str]] = field(default_factory=dict)
+    pending: int = 0
+    tenants: dict[str, int] = field(default_factory=dict)
+    deadlines: set[str] = field(default_factory=set)
+    finished: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _text(values: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in values.items()}
+
+
+async def look(world: World) -> View:
+    """Reads it all. Nothing else may be going on meanwhile."""
+    keys, client, view = world.keys, world.client, View()
+    for raw in await world.all_keys():
+        key = raw.decode()
+        if key.startswith(prefix := keys.record("")):
+            rid = key.removeprefix(prefix)
+            view.records[rid] = _text(await client.hgetall(key))  # type: ignore[misc]
+            view.ttls_ms[rid] = await client.pttl(key)
+        elif key.startswith(prefix := keys.log("")):
+            view.logs[key.removeprefix(prefix)] = await client.get(key)
+        elif key.startswith(prefix := keys.body("")):
+            view.bodies.add(key.removeprefix(prefix))
+        elif key.startswith(prefix := keys.run("")):
+            view.runs[key.removeprefix(prefix)] = _text(await client.hgetall(key))  # type: ignore[misc]
+    await _look_at_queues(world, view)
+    tenants = await client.hgetall(keys.tenants)  # type: ignore[misc]
+    view.tenants = {name: int(count) for name, count in _text(tenants).items()}
+    view.deadlines = {rid.decode() for rid in await client.zrange(keys.deadlines, 0, -1)}
+    outbox = await client.xrange(keys.finished)
+    view.finished = [(fields[b"rid"].decode(), fields[b"state"].decode()) for _, fields in outbox]
+    return view
+
+
+async def _look_at_queues(world: World, view: View) -> None:
+    for queue in QUEUES:
+        key = world.keys.queue(queue.name)
+        view.queued[queue.name] = {entry_id.decode() for entry_id, _ in await world.client.xrange(key)}
+        if await world.client.exists(key):
+            view.pending += (await world.client.xpending(key, "g"))["pending"]
+
+
+def read_tokens(text: bytes, *whose: object) -> int:
+    """How many tokens a text has. They must be contiguous from 0 and all of one attempt."""
+    attempts, count = set(), 0
+    for attempt, index in _TOKEN.findall(text):
+        attempts.add(attempt)
+        require(int(index) == count, "gap or repeat at token", count, "in", *whose, text)
+        count += 1
+    require(len(_TOKEN.sub(b"", text)) == 0, "broken text in", *whose, text)
+    require(len(attempts) <= 1, "two attempts in one answer:", *whose, text)
+    return count
+
+
+def check_log(rid: str, log: bytes) -> tuple[bytes, Meta | None]:
+    """A log's text and its end. One terminal frame at most, and nothing after it."""
+    text, end, seen = b"", None, 0
+    for offset, frame in split_log(log, 0):
+        require(end is None, "a frame after the terminal one in the log of", rid, frame)
+        text += frame.data
+        seen = offset
+        if frame.kind & END:
+            end = frame.meta
+    require(seen == len(log), "a cut-off frame in the log of", rid)
+    read_tokens(text, "the log of", rid)
+    return text, end
+
+
+def check_server(view: View) -> None:
+    """What the scripts promise about their keys after each single call."""
+    for rid, record in view.records.items():
+        _check_record(rid, record, view)
+    _check_totals(view)
+
+
+def _check_record(rid: str, record: dict[str, str], view: View) -> None:
+    state = record["state"]
+    ended = state in TERMINAL
+    _, end = check_log(rid, view.logs.get(rid, b""))
+    require(ended == (end is not None), rid, "is", state, "and its log's end is", end)
+    require(end is None or end.state == state, rid, "is", state, "and its log says", end)
+    require(ended == (rid not in view.bodies), rid, "is", state, "and its body is there" if ended else "without body")
+    require(ended == (view.ttls_ms[rid] > 0), rid, "is", state, "and its record's TTL is", view.ttls_ms[rid])
+    if state == "running":
+        owned = view.runs.get(record["owner"], {}).get(rid)
+        require(owned == record["attempt"], rid, "runs as", record["attempt"], "and its owner's run set says", owned)
+    else:
+        require("owner" not in record and "attempt" not in record, rid, "is", state, "and has an owner:", record)
+    if state == "queued":
+        require(record["entry"] in view.queued[record["queue"]], rid, "is queued and on no queue:", record)
+        require(rid in view.deadlines, rid, "is queued and nothing watches its deadline")
+
+
+def _check_totals(view: View) -> None:
+    alive = {rid: record for rid, record in view.records.items() if record["state"] not in TERMINAL}
+    counted = Counter(record["tenant"] for record in alive.values())
+    require(view.tenants == dict(counted), "tenants are counted as", view.tenants, "and it is", dict(counted))
+    for wid, owned in view.runs.items():
+        for rid, attempt in owned.items():
+            record = alive.get(rid, {})
+            holds = (record.get("owner"), record.get("attempt")) == (wid, attempt)
+            require(holds, "worker", wid, "owns", rid, "as", attempt, "and its record says", record)
+    require(view.deadlines <= set(alive), "deadlines of what has ended:", view.deadlines - set(alive))
+    times = Counter(rid for rid, _ in view.finished)
+    require(all(count == 1 for count in times.values()), "finished twice:", times.most_common(3))
+    ended = {rid: record["state"] for rid, record in view.records.items() if rid not in alive}
+    require(
+        dict(view.finished) == ended, "the outbox differs from the records:", set(view.finished) ^ set(ended.items())
+    )
+
+
+def check_drained(view: View) -> None:
+    """Nothing is left in the system."""
+    left = [rid for rid, record in view.records.items() if record["state"] not in TERMINAL]
+    require(not left, "never ended:", left[:3])
+    require(not view.tenants, "tenants still hold places:", view.tenants)
+    require(not view.deadlines, "deadlines are left:", view.deadlines)
+    require(not any(view.queued.values()), "entries are left on", view.queued)
+    require(view.pending == 0, "entries are pending:", view.pending)
+    require(not any(view.runs.values()), "somebody still owns", view.runs)
+
+
+def check_clients(clients: Iterable[ModelClient], view: View, *, faults: bool) -> None:
+    """Every client has exactly one end, and a text without gap, repeat or splice."""
+    for client in clients:
+        rid, end = client.rid, client.relay.end
+        require(client.outcome is not None, "a client hangs:", rid)
+        count = read_tokens(client.text, "what the client got of", rid)
+        if client.outcome == "succeeded":
+            require(end is not None and end.usage is not None, rid, "succeeded without usage", end)
+            require(end and end.usage and end.usage.completion_tokens == count, rid, "lost its tail:", count, end)
+        if not faults:
+            require(not client.explicit, rid, "ended as", client.outcome, "and the server lost nothing")
+            text, _ = check_log(rid, view.logs.get(rid, b""))
+            require(client.text == text, rid, "client and log differ:", client.text, text)
+            require(client.outcome == view.records[rid]["state"], rid, client.outcome, view.records[rid])

@@ -1,0 +1,215 @@
+"""A worker as the protocol sees it: it pulls, claims, writes frames, ends requests, and obeys refusals.
+
+Its engine is a function: token `i` of attempt `a` is the text `a.i `, so a gap, a repeat and a splice of two attempts
+are visible in the text itself. What it does with each refusal is what `worker/attempt.py` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.errors import FencedError
+from shared.lanes import QUEUES
+from shared.scripts import Claimed, Entry
+from shared.states import State
+from shared.wire import DELTA, END, HEAD, Frame, Meta, Usage, WorkerCard, encode
+from tests.support.model.world import World, require
+
+_OPENING = Meta(status=200, headers=[("content-type", "text/plain")])
+_UNCLAIMED = 0.1
+_SKIPPED = 0.2
+_ENDS = {"cancel": (State.CANCELLED, "cancelled"), "expire": (State.EXPIRED, "deadline")}
+
+
+def text_of(attempt: str, first: int, count: int) -> bytes:
+    """What the engine says: tokens `first` .. `first + count - 1`."""
+    return b"".join(b"%s.%d " % (attempt.encode(), i) for i in range(first, first + count))
+
+
+@dataclass(slots=True)
+class Running:
+    """A sequence of the engine."""
+
+    attempt: str
+    log_len: int = 0
+    tokens: int = 0
+
+    def frame(self, count: int, end: Meta | None = None) -> bytes:
+        """The next `count` tokens as a frame."""
+        opening = self.tokens == 0
+        kind = (HEAD if opening else DELTA) | (END if end else DELTA)
+        meta = _both(end) if opening and end else end or (_OPENING if opening else None)
+        ids = list(range(self.tokens, self.tokens + count))
+        frame = Frame(kind, self.attempt, self.tokens, ids, 0, meta, text_of(self.attempt, self.tokens, count))
+        self.tokens += count
+        return encode(frame)
+
+
+def _both(end: Meta) -> Meta:
+    return Meta(_OPENING.status, _OPENING.headers, end.state, end.reason, end.message, end.usage)
+
+
+class ModelWorker:
+    """One worker process. `condemned` is set once Redis has refused its id; it must then go on under another."""
+
+    def __init__(self, world: World, *, faults: bool) -> None:
+        """`faults`: whether the server may lose history, so that the length guard may refuse."""
+        self._world = world
+        self._faults = faults
+        self.wid = "w" + world.hex_id(16)
+        self.condemned = False
+        self.running: dict[str, Running] = {}
+        self._delivered: list[Entry] = []
+
+    async def present(self) -> None:
+        """Announces itself and renews its lease; the box comes along."""
+        card = encode(WorkerCard(self.wid, "model", "0", 8, []))
+        await self._world.client.hset(self._world.keys.workers, self.wid, card)  # type: ignore[misc, arg-type]
+        try:
+            await self._obey(await self._world.scripts.beat(self.wid))
+        except FencedError:
+            self._fenced()
+
+    def _fenced(self) -> None:
+        self._world.happened["worker fenced"] += 1
+        self.condemned = True
+        self.running.clear()
+        self._delivered.clear()
+
+    # ---- taking work
+
+    async def pull(self) -> None:
+        """Delivery, by the script or by the blocking read that waits while all queues are empty."""
+        world = self._world
+        try:
+            if world.rnd.random() < 0.5:
+                self._delivered += await world.scripts.pull(self.wid, world.rnd.randrange(1, 5))
+            else:
+                self._delivered += await self._read()
+        except FencedError:
+            self._fenced()
+
+    async def _read(self) -> list[Entry]:
+        keys, client = self._world.keys, self._world.client
+        queues = {keys.queue(queue.name): queue.name for queue in QUEUES}
+        there = [queue for queue in queues if await client.exists(queue)]
+        if not there:
+            return []
+        reply = await client.xreadgroup("g", self.wid, dict.fromkeys(there, ">"), count=1)
+        return [_entry(queues[queue.decode()], found) for queue, entries in reply for found in entries]
+
+    async def sweep(self) -> None:
+        """Takes over entries that somebody got and nobody claimed; here also those that somebody is about to claim."""
+        world = self._world
+        for queue in QUEUES:
+            key = world.keys.queue(queue.name)
+            if await world.client.exists(key):
+                reply = await world.client.xautoclaim(key, "g", self.wid, 0, "0-0", count=50)
+                entries = [_entry(queue.name, found) for found in reply[1] if found and found[1]]
+                world.happened["swept entry"] += len(entries)
+                self._delivered += entries
+
+    async def claim(self) -> None:
+        """Claims what was delivered; some of it is forgotten, as by a reader whose reply was lost."""
+        world = self._world
+        delivered, self._delivered = self._delivered, []
+        for entry in delivered:
+            if world.caller.loses and world.rnd.random() < _UNCLAIMED:
+                world.happened["orphaned entry"] += 1
+                continue
+            try:
+                await self._claim(entry)
+            except FencedError:
+                self._fenced()
+                return
+
+    async def _claim(self, entry: Entry) -> None:
+        world = self._world
+        attempt = world.hex_id(12)
+        claimed = await world.scripts.claim(self.wid, entry, attempt)
+        if not isinstance(claimed, Claimed):
+            world.happened[f"claim {claimed.outcome.lower()}"] += 1
+            return
+        require(claimed.body == b"body of " + entry.rid.encode(), "wrong body", entry.rid, claimed.body)
+        self.running[entry.rid] = Running(attempt, len(claimed.log))
+        if claimed.log:  # what an earlier attempt has shown cannot be continued yet: the request ends
+            await self.done(entry.rid, State.FAILED, "worker_lost")
+
+    # ---- giving answers
+
+    async def step(self) -> None:
+        """One flush of most of what runs."""
+        world = self._world
+        chosen = [rid for rid in self.running if world.rnd.random() > _SKIPPED]
+        if not chosen:
+            return
+        frames = []
+        for rid in chosen:
+            run = self.running[rid]
+            frames.append((rid, run.attempt, run.log_len, run.frame(world.rnd.randrange(1, 4))))
+        try:
+            stepped = await world.scripts.step(self.wid, frames)
+        except FencedError:
+            self._fenced()
+            return
+        require(not stepped.unheard, "a listener was there and was not counted", stepped.unheard)
+        for position, (rid, _, _, frame) in enumerate(frames):
+            if position in stepped.refused:
+                await self._refused(rid, stepped.refused[position])
+            else:
+                self.running[rid].log_len += len(frame)
+        await self._obey(stepped.box)
+
+    async def done(self, rid: str, state: State = State.SUCCEEDED, reason: str = "completed") -> None:
+        """Ends a request; its last tokens ride on the terminal frame."""
+        world, run = self._world, self.running[rid]
+        count = world.rnd.randrange(3) if state is State.SUCCEEDED else 0
+        end = Meta(state=state, reason=reason, usage=Usage(1, run.tokens + count))
+        finished = await world.scripts.done(
+            self.wid, rid, run.attempt, state=state, reason=reason, frame=run.frame(count, end), expected=run.log_len
+        )
+        if finished.outcome == "OK":
+            del self.running[rid]
+            world.happened[f"done {state}"] += 1
+        else:
+            await self._refused(rid, finished.log_len if finished.outcome == "GAP" else -1)
+
+    async def _refused(self, rid: str, log_len: int) -> None:
+        if log_len < 0:
+            self._world.happened["attempt fenced"] += 1
+            del self.running[rid]
+            return
+        require(self._faults, "the length guard refused", rid, "at", log_len, "and the server lost nothing")
+        self._world.happened["length guard refused"] += 1
+        await self.hand_back(rid)
+
+    async def hand_back(self, rid: str) -> None:
+        """Gives a request up, so that it runs elsewhere if nothing of it is visible."""
+        run = self.running.pop(rid)
+        outcome = await self._world.scripts.requeue(self.wid, rid, run.attempt, hand_back=True)
+        self._world.happened[f"handed back: {outcome.lower()}"] += 1
+
+    async def reconcile(self) -> None:
+        """Hands back what the server says this worker owns and it knows nothing of."""
+        owned = await self._world.client.hgetall(self._world.keys.run(self.wid))  # type: ignore[misc]
+        for raw, attempt in owned.items():
+            rid = raw.decode()
+            if rid not in self.running or self.running[rid].attempt != attempt.decode():
+                await self._world.scripts.requeue(self.wid, rid, attempt.decode(), hand_back=True)
+                self._world.happened["reconciled"] += 1
+
+    async def _obey(self, box: list[bytes]) -> None:
+        """Control messages; some are not acknowledged and come again."""
+        world = self._world
+        for message in box:
+            word, _, rid = message.decode().partition(" ")
+            if rid in self.running:
+                world.happened[f"told to {word}"] += 1
+                await self.done(rid, *_ENDS[word])
+        if box and world.rnd.random() > _SKIPPED:
+            await world.scripts.ackbox(self.wid, box)
+
+
+def _entry(queue: str, found: tuple[bytes, dict[bytes, bytes]]) -> Entry:
+    entry_id, fields = found
+    return Entry(queue, entry_id.decode(), fields[b"rid"].decode())

@@ -1,0 +1,307 @@
+"""A seeded, randomised check of the whole protocol against a real server.
+
+Clients, workers, zombies and reapers take turns in a random order, and faults happen between them: workers die or go on
+writing after they were declared dead, leases lapse, replies are lost and calls repeated, entries are delivered twice or
+to nobody, a quarter of the live messages is lost, clients cancel, deadlines pass. In fault mode the server also loses
+history: it is rolled back to an earlier snapshot (a failover), or flushed. Then everything is drained, and the
+invariants of `model/invariants.py` must hold.
+
+    python -m tests.support.modelcheck --seeds 200 --ops 1500 --server redis
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from shared.lanes import Lane
+from shared.scripts import Admission
+from tests.support import servers
+from tests.support.model.invariants import check_clients, check_drained, check_server, look
+from tests.support.model.replica import ModelClient, ModelReplica, following
+from tests.support.model.worker import ModelWorker
+from tests.support.model.world import Patch, ViolationError, World, opened, require
+
+_WORKERS = 3
+_CHECK_EVERY = 100
+_DRAIN_ROUNDS = 300
+_TENANT_CAP = 30
+_LANE_CAP = 20
+_SOON_MS = 20
+_LATE_MS = 600_000
+
+Op = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run. `faults`: the server may lose history. `strict`: the scripts open with `#!lua`."""
+
+    seed: int
+    ops: int
+    faults: bool = False
+    strict: bool = False
+    patches: tuple[Patch, ...] = ()
+
+
+class Run:
+    """One run: what can happen, and how often."""
+
+    def __init__(self, plan: Plan, world: World, replica: ModelReplica) -> None:
+        self._plan = plan
+        self._world = world
+        self._replica = replica
+        self._admitted = 0
+        self._workers = [ModelWorker(world, faults=plan.faults) for _ in range(_WORKERS)]
+        self._zombies: list[ModelWorker] = []
+        weighted: list[tuple[float, Op]] = [
+            (22, self._admit),
+            (12, lambda: self._one().pull()),
+            (12, lambda: self._one().claim()),
+            (26, lambda: self._one().step()),
+            (12, self._done),
+            (2, lambda: self._one().present()),
+            (0.8, self._lapse),
+            (1.0, self._outlive),
+            (0.5, self._kill),
+            (6, self._zombie_writes),
+            (3, self._reap),
+            (2, lambda: self._one().sweep()),
+            (3, self._cancel),
+            (2, self._expire),
+            (1, self._hand_back),
+            (1.5, self._look),
+            (0.3, replica.renewed),
+        ]
+        if plan.faults:
+            weighted += [(0.5, lambda: self._one().reconcile()), (1.0, world.take_snapshot)]
+            weighted += [(0.8, self._roll_back), (0.1, self._flush)]
+        self._weights = [weight for weight, _ in weighted]
+        self._ops = [op for _, op in weighted]
+
+    def _one(self) -> ModelWorker:
+        return self._world.rnd.choice(self._workers)
+
+    # ---- what clients do
+
+    async def _admit(self) -> None:
+        world, rnd = self._world, self._world.rnd
+        rid = f"q{self._admitted}"
+        self._admitted += 1
+        key = rnd.choice(["", f"key{rnd.randrange(150)}"])
+        deadline_ms = await world.now_ms() + rnd.choices([_SOON_MS, _LATE_MS], [1, 5])[0]
+        admission = Admission(
+            rid=rid,
+            fingerprint=f"fp of {key or rid}",
+            lane=rnd.choice(list(Lane)),
+            body=b"body of " + rid.encode(),
+            tenant=rnd.choice("ab"),
+            lane_cap=_LANE_CAP,
+            tenant_cap=_TENANT_CAP,
+            cost=1,
+            deadline_ms=deadline_ms,
+            finish_by_ms=rnd.choice([0, deadline_ms + _SOON_MS, deadline_ms + _LATE_MS]),
+            idempotency=key,
+            idempotency_ttl_ms=_LATE_MS if key else 0,
+        )
+        admitted = await world.scripts.admit(admission)
+        world.happened[f"admit: {admitted.outcome.lower()}"] += 1
+        if admitted.outcome == "OK":
+            self._replica.clients[rid] = ModelClient(world, admission)
+        elif admitted.outcome == "DUP":
+            require(admitted.rid in self._replica.clients, "an unknown request holds the key", key, admitted)
+
+    async def _cancel(self) -> None:
+        if self._replica.clients:
+            client = self._world.rnd.choice(list(self._replica.clients.values()))
+            await client.leave()
+
+    async def _look(self) -> None:
+        if self._replica.waiting:
+            await self._world.rnd.choice(self._replica.waiting).look()
+
+    # ---- what workers do
+
+    async def _done(self) -> None:
+        worker = self._one()
+        if worker.running:
+            await worker.done(self._world.rnd.choice(list(worker.running)))
+
+    async def _hand_back(self) -> None:
+        worker = self._one()
+        if worker.running:
+            await worker.hand_back(self._world.rnd.choice(list(worker.running)))
+
+    async def _lapse(self) -> None:
+        """A pause or a failover has eaten the lease; the worker is well."""
+        self._world.happened["lease lapsed"] += 1
+        await self._world.client.delete(self._world.keys.lease(self._one().wid))
+
+    async def _outlive(self) -> None:
+        """A worker that everybody takes for dead goes on."""
+        self._world.happened["zombie"] += 1
+        self._zombies.append(await self._replace(self._one()))
+
+    async def _kill(self) -> None:
+        self._world.happened["worker killed"] += 1
+        await self._replace(self._one())
+
+    async def _replace(self, worker: ModelWorker) -> ModelWorker:
+        await self._world.client.delete(self._world.keys.lease(worker.wid))
+        fresh = ModelWorker(self._world, faults=self._plan.faults)
+        self._workers[self._workers.index(worker)] = fresh
+        await fresh.present()
+        return worker
+
+    async def _zombie_writes(self) -> None:
+        if not self._zombies:
+            return
+        zombie = self._world.rnd.choice(self._zombies)
+        if zombie.running and self._world.rnd.random() > 0.6:
+            await zombie.done(self._world.rnd.choice(list(zombie.running)))
+        else:
+            await zombie.step()
+
+    # ---- what reapers do
+
+    async def _reap(self) -> None:
+        world = self._world
+        for raw in await world.client.hkeys(world.keys.workers):  # type: ignore[misc]
+            wid = raw.decode()
+            if await world.scripts.condemn(wid):
+                world.happened["condemned"] += 1
+                await world.reaper.bury(world.keys, world.scripts, wid)
+
+    async def _expire(self) -> None:
+        await self._world.reaper._expire(self._world.keys, self._world.scripts)
+
+    # ---- what happens to the server
+
+    async def _roll_back(self) -> None:
+        if await self._world.roll_back(living={worker.wid for worker in self._workers}):
+            self._world.happened["rolled back"] += 1
+
+    async def _flush(self) -> None:
+        self._world.happened["flushed"] += 1
+        await self._world.flush()
+
+    # ---- the run
+
+    async def run(self) -> None:
+        """Everything, then the end of everything. Raises ViolationError."""
+        for worker in self._workers:
+            await worker.present()
+        for turn in range(self._plan.ops):
+            await self._world.rnd.choices(self._ops, self._weights)[0]()
+            await self._replica.pump()
+            await self._renew_condemned()
+            if turn % _CHECK_EVERY == _CHECK_EVERY - 1:
+                check_server(await look(self._world))
+        await self._drain()
+        view = await look(self._world)
+        check_server(view)
+        check_drained(view)
+        check_clients(self._replica.clients.values(), view, faults=self._plan.faults)
+
+    async def _renew_condemned(self) -> None:
+        """A worker that was told that it is dead goes on under a new id; a zombie that was told stops."""
+        self._zombies = [zombie for zombie in self._zombies if not zombie.condemned]
+        for worker in [worker for worker in self._workers if worker.condemned]:
+            await self._replace(worker)
+
+    async def _drain(self) -> None:
+        """No more faults; everything must come to its end."""
+        world = self._world
+        world.caller.loses = False
+        for zombie in self._zombies:
+            await world.client.delete(world.keys.lease(zombie.wid))
+        for _ in range(_DRAIN_ROUNDS):
+            await self._reap()
+            await self._expire()
+            for worker in self._workers:
+                await self._work_off(worker)
+            await self._renew_condemned()
+            await self._replica.pump()
+            for client in self._replica.waiting:
+                await client.look()
+            if not self._replica.waiting and not (await look(world)).tenants:
+                return
+
+    async def _work_off(self, worker: ModelWorker) -> None:
+        await worker.present()
+        if self._plan.faults:
+            await worker.reconcile()
+        for work in (worker.sweep, worker.pull, worker.claim, worker.step):
+            await work()
+        for rid in list(worker.running):
+            if rid in worker.running:
+                await worker.done(rid)
+
+
+async def check(url: str, plan: Plan) -> Counter[str]:
+    """One run on a server. Returns what happened, by name. Raises ViolationError."""
+    prefix = f"model-{plan.seed}-{uuid.uuid4().hex[:6]}"
+    async with opened(url, prefix, plan.seed) as world, following(world, url) as replica:
+        world.caller.patch(plan.patches)
+        if plan.strict:
+            world.caller.strict()
+        try:
+            await Run(plan, world, replica).run()
+        except AssertionError as error:
+            raise ViolationError(f"seed {plan.seed}, {'fault' if plan.faults else 'plain'} mode: {error}") from error
+        world.happened["requests"] = len(replica.clients)
+        for client in replica.clients.values():
+            world.happened[f"outcome {client.outcome}"] += 1
+        return world.happened
+
+
+async def _check_all(url: str, plans: Sequence[Plan]) -> tuple[Counter[str], list[int]]:
+    total: Counter[str] = Counter()
+    failed = []
+    for plan in plans:
+        mode = "fault" if plan.faults else "plain"
+        began_s = time.monotonic()
+        try:
+            happened = await check(url, plan)
+        except Exception as error:  # noqa: BLE001 - any end but a good one is a finding, and the next seed goes on
+            traceback.print_exc()
+            print(f"seed {plan.seed} {mode}: FAILED {error}", flush=True)  # noqa: T201 - this is a program
+            failed.append(plan.seed)
+            continue
+        total += happened
+        took_s = time.monotonic() - began_s
+        print(f"seed {plan.seed} {mode}: ok, {happened['requests']} requests, {took_s:.1f} s", flush=True)  # noqa: T201
+    return total, failed
+
+
+def main() -> int:
+    """The program: see the module's docstring. Even seeds run in fault mode."""
+    parser = argparse.ArgumentParser(description="model check of the protocol")
+    parser.add_argument("--seeds", type=int, default=20, help="how many")
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
+    parser.add_argument("--ops", type=int, default=1500, help="turns in one run")
+    parser.add_argument("--server", choices=servers.KINDS, default="redis")
+    parser.add_argument("--mode", choices=("both", "plain", "fault"), default="both")
+    args = parser.parse_args()
+    seeds = range(args.first, args.first + args.seeds)
+    modes = {"plain": lambda _: False, "fault": lambda _: True, "both": lambda seed: seed % 2 == 0}
+    plans = [Plan(seed, args.ops, faults=modes[args.mode](seed)) for seed in seeds]
+    with servers.running(args.server) as server:
+        total, failed = asyncio.run(_check_all(server.url, plans))
+    print(f"{len(plans) - len(failed)} of {len(plans)} seeds passed on {server.kind} {server.version}")  # noqa: T201
+    for name, count in sorted(total.items()):
+        print(f"  {count:8d}  {name}")  # noqa: T201
+    if failed:
+        print("failed seeds:", *failed)  # noqa: T201
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

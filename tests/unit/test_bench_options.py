@@ -1,0 +1,141 @@
+"""What a benchmark run is asked to do, and what it does when time or a peer is missing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from scripts.bench import __main__ as bench
+from scripts.bench import installs, options, transport
+from scripts.bench.gateways import GATEWAYS, PEERS
+from scripts.bench.groups import BenchError, Group, free_ports
+from scripts.bench.options import Budget
+from scripts.bench.scenarios import SCENARIOS
+
+
+def parsed(*argv: str) -> argparse.Namespace:
+    return bench._parse(list(argv))
+
+
+def test_a_full_run_writes_the_page_and_a_partial_one_does_not_unless_it_is_asked_to() -> None:
+    assert parsed().page
+    for flags in (["--quick"], ["--only", "idle"], ["--scenarios", "S2"], ["--peers", "none"]):
+        assert not parsed(*flags).page
+    assert parsed("--quick", "--page").page
+    assert not parsed("--no-page").page
+
+
+def test_a_quick_run_has_one_repeat_and_few_scenarios_and_flags_win_over_it() -> None:
+    quick = bench._options(parsed("--quick"))
+    assert (quick.repeat, quick.scenarios, quick.streams) == (1, ("S2", "S3"), (32,))
+    assert bench._options(parsed("--quick", "--scenarios", "S4", "--repeat", "3")).scenarios == ("S4",)
+
+
+def test_peers_can_be_all_none_or_named() -> None:
+    assert bench._options(parsed("--peers", "all")).peers == PEERS
+    assert bench._options(parsed("--peers", "none")).peers == ()
+    assert bench._options(parsed("--peers", "nginx,litellm")).peers == ("nginx", "litellm")
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--scenarios", "S9")
+    assert "unknown: S9; known: S2" in capsys.readouterr().err
+
+
+def test_a_budget_that_is_spent_says_what_it_skipped() -> None:
+    budget = Budget(100, 0, 0.3)
+    assert budget.allows("nginx", 60)
+    assert not budget.allows("litellm", 160)
+    assert budget.skipped == ["litellm"]
+    budget.extend(100)
+    assert budget.allows("litellm", 160)
+
+
+def test_repeating_what_others_spoilt_ends_with_the_patience() -> None:
+    budget = Budget(1000, 20, 0.3)
+    assert budget.patience(15)
+    assert not budget.patience(15)
+
+
+def test_waiting_for_a_quiet_machine_ends_with_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "_LOOK_S", 0.01)
+    readings = iter(range(10_000))
+    monkeypatch.setattr(options.procs, "machine_busy_s", lambda: float(next(readings)))
+    budget = Budget(100, 0.05, 0.3)
+    budget.wait_quiet(10)
+    assert budget._patience_s <= 0
+    spent = next(readings)
+    budget.wait_quiet(10)
+    assert next(readings) == spent + 1
+
+
+def test_every_gateway_is_explained_and_every_requirement_is_pinned() -> None:
+    for gateway in GATEWAYS.values():
+        assert gateway.title
+        assert gateway.install is None or gateway.install in installs.INSTALLS
+    for install in installs.INSTALLS.values():
+        assert all("==" in requirement for requirement in install.requirements)
+
+
+def test_a_peer_whose_program_is_missing_is_reported_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.shutil, "which", lambda _: None)
+    wanted = bench._options(parsed("--peers", "nginx", "--only", "transport"))
+    monkeypatch.setattr(bench, "redis_program", lambda: None)
+    names, missing = bench._present(wanted, Budget(100, 0, 0.3))
+    assert names == ["direct"]
+    assert missing == {"nginx": "nginx is not installed", "penstock": "no Redis or Valkey server is installed"}
+
+
+def test_a_peer_that_may_not_be_installed_is_missing_and_an_installed_one_is_not(tmp_path: Path) -> None:
+    why = installs.ensure(tmp_path, "seed", may_install=False)
+    assert why is not None
+    assert "not installed" in why
+    folder = tmp_path / "seed"
+    folder.mkdir()
+    (folder / "bench-requirements.txt").write_text("\n".join(installs.INSTALLS["seed"].requirements), encoding="utf-8")
+    assert installs.ensure(tmp_path, "seed", may_install=False) is None
+
+
+def test_a_gateway_that_fails_is_noted_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = bench._options(parsed("--peers", "nginx", "--scenarios", "S2"))
+    measured: list[str] = []
+
+    def session(_: transport.Transport, name: str, *__: object) -> None:
+        if name == "nginx":
+            msg = "it did not start"
+            raise BenchError(msg)
+        measured.append(name)
+
+    monkeypatch.setattr(transport.Transport, "_session", session)
+    monkeypatch.setattr(transport.Transport, "_engine_cost", lambda *_: None)
+    each = transport.Transport(wanted, Budget(1000, 0, 0.3), ["direct", "nginx", "penstock"], tmp_path)
+    each.measure(0)
+    assert measured == ["direct", "penstock"]
+    assert each.failures == {"nginx": "it did not start"}
+
+
+def test_a_process_that_ends_early_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
+    group = Group(tmp_path, "peer")
+    group.start("gateway", ["sh", "-c", "echo no config; exit 3"])
+    group.processes["gateway"].wait(10)
+    with pytest.raises(BenchError, match="gateway of peer ended with 3: no config"):
+        group.check()
+    group.stop()
+    assert group.processes == {}
+
+
+def test_a_program_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="cannot be started"):
+        Group(tmp_path, "peer").start("gateway", ["/nonexistent/program"])
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(free_ports(3))) == 3
+
+
+def test_the_free_running_scenarios_need_no_ramp() -> None:
+    assert "--ramp" in SCENARIOS["S2"].shape_flags()
+    assert "--ramp" not in SCENARIOS["S3"].shape_flags()

@@ -1,0 +1,51 @@
+"""lanes: how a request gets into one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.errors import RequestError
+from shared.lanes import ENGINE_PRIORITY, QUEUES, RETRY, Lane, choose_lane
+
+
+@pytest.mark.parametrize(
+    ("header", "tier", "lane"),
+    [
+        (None, None, Lane.STANDARD),
+        (None, "auto", Lane.STANDARD),
+        (None, "default", Lane.STANDARD),
+        (None, "priority", Lane.INTERACTIVE),
+        (None, "flex", Lane.BATCH),
+        ("interactive", None, Lane.INTERACTIVE),
+        (" Batch ", None, Lane.BATCH),
+        ("interactive", "flex", Lane.INTERACTIVE),
+    ],
+)
+def test_the_header_wins_over_the_tier_and_standard_is_the_default(header: str | None, tier: Any, lane: Lane) -> None:
+    assert choose_lane(header, tier) is lane
+
+
+@pytest.mark.parametrize(
+    ("header", "tier", "param"),
+    [("retry", None, "X-Priority-Lane"), ("", None, "X-Priority-Lane"), (None, "gold", "service_tier")]
+    + [(None, odd, "service_tier") for odd in (3, ["flex"], {"a": 1}, True)],
+)
+def test_what_is_no_lane_is_a_400_that_names_the_parameter(header: str | None, tier: Any, param: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        choose_lane(header, tier)
+    assert (refused.value.status, refused.value.param) == (400, param)
+
+
+def test_the_retry_queue_comes_first_and_no_client_can_ask_for_it() -> None:
+    assert QUEUES[0].name == RETRY
+    assert RETRY not in set(Lane)
+    assert {queue.name for queue in QUEUES} == {RETRY, *Lane}
+
+
+def test_an_earlier_lane_weighs_more_and_waits_less() -> None:
+    lanes = [queue for queue in QUEUES if queue.name != RETRY]
+    assert [queue.weight for queue in lanes] == [8, 3, 1]
+    assert [queue.age_limit_ms for queue in lanes] == sorted(queue.age_limit_ms for queue in lanes)
+    assert ENGINE_PRIORITY["interactive"] < ENGINE_PRIORITY["standard"] < ENGINE_PRIORITY["batch"]

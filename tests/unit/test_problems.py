@@ -1,0 +1,112 @@
+"""Errors as clients see them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from api import problems
+from shared import errors
+from shared.wire import Meta
+
+
+def error_of(body: bytes) -> dict[str, object]:
+    error = json.loads(body)["error"]
+    assert isinstance(error, dict)
+    return error
+
+
+def test_the_envelope_is_openais() -> None:
+    error = error_of(problems.envelope(errors.model_not_found("m")))
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] == "model_not_found"
+    assert error["param"] == "model"
+    assert "/v1/models" in str(error["message"])
+
+
+def test_retry_after_is_jittered_whole_seconds_between_1_and_30() -> None:
+    seen = {int(problems.headers(errors.queue_full(9, 20))["Retry-After"]) for _ in range(300)}
+    assert min(seen) >= 16
+    assert max(seen) <= 24
+    assert len(seen) > 3
+    assert problems.headers(errors.queue_full(9, 500))["Retry-After"] == "30"
+    assert problems.headers(errors.queue_full(9, 0.01))["Retry-After"] == "1"
+
+
+def test_should_retry_is_sent_only_where_it_was_decided() -> None:
+    assert problems.headers(errors.invalid_request("x")) == {"x-should-retry": "false"}
+    assert problems.headers(errors.broker_unavailable())["x-should-retry"] == "true"
+    assert "x-should-retry" not in problems.headers(errors.queue_full(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "message"),
+    [
+        (
+            400,
+            b'{"error": {"message": "m", "type": "BadRequestError", "param": "n", "code": 400}}',
+            "invalid_request_error",
+            "m",
+        ),
+        (
+            400,
+            b'{"error": {"message": "This model\'s maximum context length is 9 tokens.", "code": 400}}',
+            "context_length_exceeded",
+            "This model's maximum context length is 9 tokens.",
+        ),
+        (404, b'{"detail": "Not Found"}', "not_found", "{'detail': 'Not Found'}"),
+        (422, b'{"error": {"message": "no such image"}}', "unprocessable_entity", "no such image"),
+        (500, b'{"error": {"message": "boom", "code": 500}}', "engine_error", "boom"),
+        (501, b'{"error": {"message": "not here"}}', "not_implemented", "not here"),
+        (400, b"<html>", "invalid_request_error", "The engine refused the request."),
+        (400, b"[]", "invalid_request_error", "The engine refused the request."),
+        (401, b'{"error": "Unauthorized"}', "invalid_request_error", "Unauthorized"),
+    ],
+)
+def test_an_engines_refusal_keeps_its_words_and_gets_openais_code(
+    status: int, body: bytes, code: str, message: str
+) -> None:
+    refusal = problems.of_refusal(status, body)
+    assert (refusal.status, refusal.code, refusal.message) == (status, code, message)
+    assert refusal.should_retry is (status >= 500)
+
+
+def test_an_error_as_the_first_event_of_a_stream_is_recognised_and_an_answer_is_not() -> None:
+    first = b'id: 10\ndata: {"error": {"message": "logprobs out of range", "code": 400}}\n\ndata: [DONE]\n\n'
+    refusal = problems.of_first_event(first)
+    assert refusal is not None
+    assert (refusal.status, refusal.message) == (400, "logprobs out of range")
+    assert (
+        problems.of_first_event(b'id: 1\ndata: {"id":"x","choices":[{"delta":{"content":"{\\"error\\":1}"}}]}\n\n')
+        is None
+    )
+    assert problems.of_first_event(b"") is None
+    odd = problems.of_first_event(b'data: {"error":{"message":"x","code":"weird"}}\n\n')
+    assert odd is not None
+    assert odd.status == 500
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "code"),
+    [
+        (Meta(state="expired", reason="queue_timeout"), 503, "queue_timeout"),
+        (Meta(state="expired", reason="deadline_exceeded"), 504, "deadline_exceeded"),
+        (Meta(state="failed", reason="worker_lost"), 500, "worker_lost"),
+        (Meta(state="failed", reason="too_many_attempts"), 500, "too_many_attempts"),
+        (Meta(state="cancelled", reason="client_gone"), 499, "cancelled"),
+        (Meta(state="failed", reason="engine_error", message="why"), 500, "engine_error"),
+        (Meta(state="failed", reason="something new"), 500, "engine_error"),
+    ],
+)
+def test_every_end_without_an_answer_is_an_explicit_error(end: Meta, status: int, code: str) -> None:
+    problem = problems.of_end(end)
+    assert (problem.status, problem.code) == (status, code)
+    assert problem.message
+
+
+def test_the_last_event_of_a_broken_stream_is_one_event() -> None:
+    event = problems.event(errors.worker_lost())
+    assert event.startswith(b"data: {")
+    assert event.count(b"\n\n") == 1
+    assert event.endswith(b"\n\n")

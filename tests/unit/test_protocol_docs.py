@@ -1,0 +1,145 @@
+"""docs/protocol.md and docs/glossary.md say what the code does."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import shared.errors
+from shared.keys import GlobalKeys, Keys
+from shared.lanes import QUEUES
+from shared.scripts import CHUNKS, load, script_names
+from shared.states import MOVES, TERMINAL, State
+from shared.wire import Frame, Meta
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PROTOCOL = (DOCS / "protocol.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of its kind or higher."""
+    level = re.search(rf"^(#+) {re.escape(title)}$", PROTOCOL, re.MULTILINE)
+    assert level is not None, f"protocol.md has no section {title}"
+    rest = PROTOCOL[level.end() :]
+    following = re.search(rf"^#{{1,{len(level.group(1))}}} ", rest, re.MULTILINE)
+    return rest[: following.start()] if following else rest
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first table of a text, without its head."""
+    lines = text.partition("\n|---")[2].splitlines()[1:]
+    table = lines[: next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+
+
+def spelled(keys: Keys | GlobalKeys) -> dict[str, str]:
+    """Key names by attribute, with the placeholders of the document."""
+    placeholder = {"queue": "<queue>", "idempotency": "<hash>"}
+    placeholder |= dict.fromkeys(("record", "body", "log", "channel"), "<rid>")
+    placeholder |= dict.fromkeys(("lease", "dead", "run", "box"), "<wid>")
+    names = {}
+    for name, member in inspect.getmembers(type(keys)):
+        if isinstance(member, property):
+            names[name] = getattr(keys, name)
+        elif inspect.isfunction(member) and not name.startswith("_"):
+            names[name] = getattr(keys, name)(placeholder[name])
+    return names
+
+
+def test_the_keys_table_is_keys_py() -> None:
+    documented = {row[1].strip("`"): row[0].strip("`") for row in rows(section("Keys"))}
+    spelling = {name: key.replace("{T.0}", "{T}") for name, key in spelled(Keys("T")).items()}
+    assert documented == {"GlobalKeys.pools": GlobalKeys().pools, **spelling}
+
+
+def test_the_queues_are_named() -> None:
+    for queue in QUEUES:
+        assert f"`{queue.name}`" in section("Keys")
+
+
+def test_the_scripts_know_every_field_of_the_record_table() -> None:
+    lua = "\n".join(load(name).text for name in script_names())
+    for row in rows(section("The record")):
+        field = row[0].strip("`")
+        assert f"'{field}'" in lua, f"no script knows the field {field}"
+
+
+def test_the_state_machine_is_moves() -> None:
+    drawn = set(re.findall(r"^ +(\S+) --> (\S+): (\w+)$", section("States"), re.MULTILINE))
+    moves = {
+        (source.value, target.value, name)
+        for source, by_script in MOVES.items()
+        for name, targets in by_script.items()
+        for target in targets
+    }
+    assert drawn == moves | {("[*]", "queued", "admit")}
+    ends = set(re.findall(r"^ +(\S+) --> \[\*\]$", section("States"), re.MULTILINE))
+    assert ends == {state.value for state in TERMINAL}
+
+
+def test_the_scripts_table_is_the_folder() -> None:
+    table = {row[0].strip("`"): row for row in rows(section("Scripts"))}
+    assert sorted(table) == script_names()
+    for chunk in CHUNKS:
+        assert f"`{chunk}`" in section("Scripts")
+
+
+@pytest.mark.parametrize("name", script_names())
+def test_the_documented_answers_of_a_script_are_in_its_text(name: str) -> None:
+    answers = next(row[2] for row in rows(section("Scripts")) if row[0] == f"`{name}`")
+    text = load(name).text
+    own = text[text.index(f"-- {name}:") :]
+    returned = set(re.findall(r"(?:return |return \{|error_reply\(|return \{')'?([A-Z]{2,})'", own))
+    assert returned == set(re.findall(r"\b([A-Z]{2,})\b", answers))
+
+
+def test_the_frame_table_is_the_frame() -> None:
+    table = rows(section("Bytes"))
+    assert [row[1].strip("`") for row in table] == list(Frame.__struct_fields__)
+    for field in Meta.__struct_fields__:
+        assert f"`{field}`" in table[5][2]
+
+
+def test_the_errors_table_is_errors_py() -> None:
+    source = inspect.getsource(shared.errors)
+    built = {(int(status), code) for status, code in re.findall(r'RequestError\((\d{3}), "(\w+)"', source)}
+    built.add((400, "invalid_request_error"))
+    assert {(int(row[0]), row[1].strip("`")) for row in rows(section("Errors"))} == built
+
+
+def test_every_end_leads_to_a_known_state_and_a_known_error() -> None:
+    codes = {row[1].strip("`") for row in rows(section("Errors"))}
+    for row in rows(section("How a stream can end")):
+        state = re.match(r"`(\w+)`", row[1])
+        assert state is None or State(state.group(1)) in TERMINAL
+        named = re.match(r"`(\w+)`", row[3])
+        assert named is None or named.group(1) in codes
+
+
+def test_the_timers_that_name_a_constant_have_its_value() -> None:
+    units = {"s": 1.0, "h": 3600.0, "": 1.0}
+    checked = 0
+    for what, value, where in rows(section("Timers")):
+        named = re.fullmatch(r"`([\w/]+)\.py` `(\w+)`", where)
+        if named is None:
+            continue
+        module = importlib.import_module(named.group(1).replace("/", "."))
+        number = getattr(module, named.group(2)) / (1000 if named.group(2).endswith("_MS") else 1)
+        said = re.match(r"(\d+)\s*([sh]?)", value)
+        assert said is not None, what
+        assert float(said.group(1)) * units[said.group(2)] == number, what
+        checked += 1
+    assert checked >= 9
+
+
+def test_the_glossary_is_sorted_and_knows_the_words_of_the_house() -> None:
+    glossary = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", glossary, re.MULTILINE)
+    assert words == sorted(words)
+    house = {"request", "attempt", "lease", "fence", "frame", "log", "cursor", "lane", "pool", "shard", "replica"}
+    house |= {"worker", "engine", "admit", "shed", "drain", "hand back", "reap", "dead letter", "terminal"}
+    assert house <= set(words)

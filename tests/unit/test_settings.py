@@ -1,0 +1,103 @@
+"""settings: which source wins, and what an error says."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from api.settings import ApiSettings
+from shared.errors import ConfigurationError
+from shared.settings import Settings, read_settings
+from worker.settings import WorkerSettings
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder, and an environment that says nothing about Penstock."""
+    legacy = {name for cls in (ApiSettings, WorkerSettings) for names in cls.LEGACY_ENV.values() for name in names}
+    for name in list(os.environ):
+        if name.startswith("PENSTOCK_") or name in legacy:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(*argv: str) -> ApiSettings:
+    return read_settings(ApiSettings, list(argv), "penstock api")
+
+
+def test_sources_win_in_the_documented_order(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    assert read().queue_max == 5_000
+    monkeypatch.setenv("QUEUE_MAX", "1")
+    assert read().queue_max == 1
+    (bare / "secret").write_text("2\n")
+    monkeypatch.setenv("PENSTOCK_QUEUE_MAX_FILE", str(bare / "secret"))
+    assert read().queue_max == 2
+    (bare / ".env").write_text("PENSTOCK_QUEUE_MAX=3\n")
+    assert read().queue_max == 3
+    monkeypatch.setenv("PENSTOCK_QUEUE_MAX", "4")
+    assert read().queue_max == 4
+    assert read("--queue-max", "5").queue_max == 5
+
+
+@pytest.mark.parametrize("cls", [Settings, ApiSettings, WorkerSettings])
+def test_every_legacy_name_reaches_its_setting(cls: type[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {"gpu_memory_utilization": "0.5", "warmup": "false"}
+    for field, names in cls.LEGACY_ENV.items():
+        assert field in cls.model_fields
+        for name in names:
+            with monkeypatch.context() as one:
+                one.setenv(name, odd.get(field, "17"))
+                settings = read_settings(cls, [], "penstock")
+                assert getattr(settings, field) != cls.model_fields[field].default, name
+
+
+def test_the_first_legacy_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEUE_CAPACITY", "2")
+    monkeypatch.setenv("QUEUE_MAX", "1")
+    assert read().queue_max == 1
+
+
+def test_a_secret_comes_from_its_file_and_is_never_shown(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    (bare / "keys").write_text("sk-one, sk-two\n")
+    monkeypatch.setenv("PENSTOCK_API_KEYS_FILE", str(bare / "keys"))
+    settings = read()
+    assert settings.keys == ("sk-one", "sk-two")
+    assert "sk-one" not in repr(settings)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    monkeypatch.setenv("PENSTOCK_API_KEYS_FILE", str(bare / "missing"))
+    with pytest.raises(ConfigurationError, match=r"PENSTOCK_API_KEYS_FILE: cannot read .*missing: No such file"):
+        read()
+
+
+def test_an_error_is_one_line_per_fault_and_names_flag_and_variable() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read("--queue-max", "0", "--port", "high")
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("--port (PENSTOCK_PORT): ")
+    assert lines[1].startswith("--queue-max (PENSTOCK_QUEUE_MAX): ")
+    assert all(re.search(r"\): [A-Z].* ", line) for line in lines)
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "x{y}", "a:b", "p" * 33])
+def test_a_prefix_that_would_break_the_hash_tag_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--prefix \(PENSTOCK_PREFIX\)"):
+        read(f"--prefix={prefix}")
+
+
+def test_settings_do_not_change_after_start() -> None:
+    settings = read()
+    with pytest.raises(ValidationError):
+        settings.queue_max = 1  # type: ignore[misc]
+
+
+def test_a_variable_of_another_process_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_MAX_ACTIVE", "3")
+    assert read().queue_max == 5_000
