@@ -1,0 +1,193 @@
+"""`python -m scripts.bench`: measures, prints tables, writes JSON and the marked section of docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scripts.bench import idle, installs, machine, report, vllm_serving
+from scripts.bench.gateways import DEFAULT_PEERS, GATEWAYS, PEERS, QUICK_PEERS, REPOSITORY, redis_program
+from scripts.bench.groups import BenchError
+from scripts.bench.options import PARTS, Budget, Options
+from scripts.bench.scenarios import QUICK, SCENARIOS
+from scripts.bench.transport import Transport
+
+_PAGE = REPOSITORY / "docs/performance.md"
+_CACHE = REPOSITORY / ".penstock/bench"
+_QUIET_CORES = 0.3
+_PATIENCE_S, _QUICK_PATIENCE_S = 150.0, 20.0
+_BUDGET_MIN, _QUICK_BUDGET_MIN = 24.0, 4.5
+
+
+def main(argv: list[str]) -> int:
+    """Runs the benchmark. Returns the exit status: 1 when something could not be measured."""
+    args = _parse(argv)
+    options = _options(args)
+    signal.signal(signal.SIGTERM, _terminated)  # so that everything that was started is stopped
+    budget_min = args.minutes or (_QUICK_BUDGET_MIN if args.quick else _BUDGET_MIN)
+    budget = Budget(60 * budget_min, _QUICK_PATIENCE_S if args.quick else _PATIENCE_S, _QUIET_CORES)
+    work = Path(tempfile.mkdtemp(prefix="penstock-bench-"))
+    try:
+        data = measure(options, budget, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    text = report.sections(data)
+    print("\n" + text)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    print(f"all figures: {args.out}")
+    if args.page:
+        report.write_page(_PAGE, text)
+        print(f"written: {_PAGE.relative_to(REPOSITORY)}")
+    return 1 if data["failures"] else 0
+
+
+def _terminated(*_: object) -> NoReturn:
+    sys.exit("terminated")
+
+
+def measure(options: Options, budget: Budget, work: Path) -> dict[str, Any]:
+    """Everything that the options ask for, repeat by repeat, so that a lack of time costs repeats and not figures."""
+    names, missing = _present(options, budget)
+    transport = Transport(options, budget, names, work)
+    data: dict[str, Any] = {
+        "machine": machine.describe(),
+        "versions": machine.versions(names, options.cache),
+        "options": {name: value for name, value in dataclasses.asdict(options).items() if not isinstance(value, Path)},
+        "missing": missing,
+        "runs": transport.runs,
+        "engine": transport.engine,
+        "ramps": transport.ramps,
+        "failures": transport.failures,
+        "skipped": budget.skipped,
+        "idle": {},
+        "serving": None,
+    }
+    if "idle" in options.parts:
+        print("idle", flush=True)
+        _guard(data, "idle", lambda: data.update(idle=idle.measure(options, work)))
+    serving = _serving(options, budget, work, data) if "vllm" in options.parts else None
+    for repeat in range(options.repeat):
+        print(f"repeat {repeat + 1} of {options.repeat}", flush=True)
+        if serving is not None:
+            serving.measure(repeat)
+        if "transport" in options.parts:
+            transport.measure(repeat)
+    if serving is not None:
+        data["serving"] = {"model": serving.model, "runs": serving.runs, "idle": serving.idle}
+        data["failures"] |= {f"{name} serving the model": why for name, why in serving.failures.items()}
+    if options.ramp:
+        transport.ramp()
+    return data
+
+
+def _guard(data: dict[str, Any], what: str, step: Any) -> None:
+    try:
+        step()
+    except BenchError as error:
+        print(f"  {what}: {error}", flush=True)
+        data["failures"][what] = str(error)
+
+
+def _serving(options: Options, budget: Budget, work: Path, data: dict[str, Any]) -> vllm_serving.VllmServing | None:
+    if why := vllm_serving.missing():
+        data["missing"]["vllm scenario"] = why
+        return None
+    try:
+        return vllm_serving.VllmServing(options, budget, work)
+    except BenchError as error:
+        data["failures"]["vllm scenario"] = str(error)
+        return None
+
+
+def _present(options: Options, budget: Budget) -> tuple[list[str], dict[str, str]]:
+    """The gateways that can be measured, and why the others cannot."""
+    if "transport" not in options.parts:
+        return [], {}
+    names, missing = [], {}
+    for name in ("direct", "penstock", *options.peers):
+        began_s = time.monotonic()
+        if why := _absent(name, options):
+            missing[name] = why
+            print(f"missing: {name}: {why}", flush=True)
+        else:
+            names.append(name)
+        budget.extend(time.monotonic() - began_s)
+    return names, missing
+
+
+def _absent(name: str, options: Options) -> str | None:
+    gateway = GATEWAYS[name]
+    for program in gateway.programs:
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
+    if gateway.own_engine and redis_program() is None:
+        return "no Redis or Valkey server is installed"
+    return installs.ensure(options.cache, gateway.install, may_install=options.may_install) if gateway.install else None
+
+
+def _options(args: argparse.Namespace) -> Options:
+    quick: bool = args.quick
+    return Options(
+        parts=args.only or PARTS,
+        peers=args.peers if args.peers is not None else (QUICK_PEERS if quick else DEFAULT_PEERS),
+        scenarios=args.scenarios or (QUICK if quick else tuple(SCENARIOS)),
+        streams=(32,) if quick else (32, 64),
+        seconds=args.seconds or (5.0 if quick else 6.0),
+        repeat=args.repeat or (1 if quick else 2),
+        idle_s=10.0 if quick else 20.0,
+        tries=1 if quick else 2,
+        max_other_cores=args.max_other,
+        aof=args.aof,
+        ramp=args.ramp,
+        may_install=args.install,
+        model=args.model,
+        cache=args.cache,
+    )
+
+
+def _choice(known: tuple[str, ...]) -> Any:
+    def read(text: str) -> tuple[str, ...]:
+        names = known if text == "all" else () if text == "none" else tuple(text.split(","))
+        if unknown := [name for name in names if name not in known]:
+            msg = f"unknown: {', '.join(unknown)}; known: {', '.join(known)}"
+            raise argparse.ArgumentTypeError(msg)
+        return names
+
+    return read
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--quick", action="store_true", help="within five minutes: fewer peers and scenarios, one repeat")
+    add("--only", type=_choice(PARTS), help=f"parts: {','.join(PARTS)}")
+    add("--peers", type=_choice(PEERS), help=f"beside Penstock: all, none or some of {','.join(PEERS)}")
+    add("--scenarios", type=_choice(tuple(SCENARIOS)), help=f"some of {','.join(SCENARIOS)}")
+    add("--seconds", type=float, help="length of a window")
+    add("--repeat", type=int, help="repeats; figures are their medians")
+    add("--minutes", type=float, help="give up repeats so as to end within this time, installations aside")
+    add("--ramp", action="store_true", help="also look for the most streams that each relays in time")
+    add("--model", type=lambda text: Path(text).resolve(), help="folder of the model for the vLLM scenario")
+    add("--max-other", type=float, default=0.7, help="measure again when others used more cores than this")
+    add("--aof", action=argparse.BooleanOptionalAction, default=True, help="Redis writes its append-only file")
+    add("--install", action=argparse.BooleanOptionalAction, default=True, help="install peers that are missing")
+    add("--cache", type=lambda text: Path(text).resolve(), default=_CACHE, help="where peers are installed")
+    add("--out", type=lambda text: Path(text).resolve(), default=_CACHE / "bench.json", help="all figures, JSON")
+    add("--page", action=argparse.BooleanOptionalAction, help="write docs/performance.md (default: full runs do)")
+    args = parser.parse_args(argv)
+    if args.page is None:
+        args.page = not (args.quick or args.only or args.scenarios or args.peers is not None)
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""What a run is asked to do, and how it keeps within its time and waits for a quiet machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.bench import procs
+
+PARTS = ("transport", "idle", "vllm")
+_LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The run."""
+
+    parts: tuple[str, ...]
+    peers: tuple[str, ...]
+    scenarios: tuple[str, ...]
+    streams: tuple[int, ...]
+    """Of the vLLM scenario."""
+    seconds: float
+    repeat: int
+    idle_s: float
+    tries: int
+    max_other_cores: float
+    aof: bool
+    ramp: bool
+    may_install: bool
+    model: Path | None
+    cache: Path
+
+
+class Budget:
+    """The time that a run may take, and the part of it that may go into what others do to the machine."""
+
+    def __init__(self, total_s: float, patience_s: float, quiet_cores: float) -> None:
+        """`patience_s`: most seconds for waiting and for repeating what others spoilt, in all.
+
+        `quiet_cores`: what others may use of the machine for it to be quiet.
+        """
+        self._end_s = time.monotonic() + total_s
+        self._patience_s = patience_s
+        self._quiet_cores = quiet_cores
+        self.skipped: list[str] = []
+
+    def allows(self, what: str, needs_s: float) -> bool:
+        """Whether there is time for `what`; when there is not, it is noted."""
+        if time.monotonic() + needs_s <= self._end_s:
+            return True
+        self.skipped.append(what)
+        return False
+
+    def patience(self, costs_s: float) -> bool:
+        """Whether there is patience left for repeating a run that takes `costs_s`; takes it off."""
+        if self._patience_s < costs_s:
+            return False
+        self._patience_s -= costs_s
+        return True
+
+    def extend(self, spent_s: float) -> None:
+        """Gives back time that went into something that happens only once, such as an installation."""
+        self._end_s += spent_s
+
+    def wait_quiet(self, most_s: float) -> None:
+        """Returns when others leave the machine alone, after `most_s`, or when there is no patience left."""
+        end_s = time.monotonic() + min(most_s, self._patience_s)
+        while (began_s := time.monotonic()) < end_s:
+            busy_s = procs.machine_busy_s()
+            time.sleep(_LOOK_S)
+            lasted_s = time.monotonic() - began_s
+            if (procs.machine_busy_s() - busy_s) / lasted_s < self._quiet_cores:
+                return
+            self._patience_s -= lasted_s

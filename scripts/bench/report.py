@@ -1,0 +1,228 @@
+"""Figures as Markdown tables: for the terminal and for the marked section of docs/performance.md."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from scripts.bench.figures import EngineCost, Summary, engine_cost, per_mtok, summarise, targets
+from scripts.bench.gateways import GATEWAYS
+from scripts.bench.scenarios import SCENARIOS
+
+BEGIN = "<!-- bench:begin (written by `make bench`; do not edit) -->"
+END = "<!-- bench:end -->"
+_NONE = "-"
+_RATIOS = ("nginx", "vllm-router", "sglang-router", "seed-plain", "seed-typical", "litellm")
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number, or a dash where there is none."""
+    return _NONE if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def sections(data: dict[str, Any]) -> str:
+    """Everything that was measured, as Markdown."""
+    parts = [_origin(data), _targets(data)]
+    for name in SCENARIOS:
+        summaries = {
+            gateway: summarise(by[name])
+            for gateway, by in sorted(data["runs"].items(), key=lambda item: list(GATEWAYS).index(item[0]))
+            if by.get(name)
+        }
+        if summaries:
+            cost = engine_cost(data["engine"][name]) if data["engine"].get(name) else None
+            parts.append(_scenario(name, summaries, cost))
+    parts += [_ratios(data), _ramps(data), _serving(data), _idle(data), _gaps(data)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _origin(data: dict[str, Any]) -> str:
+    machine, options = data["machine"], data["options"]
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items() if version)
+    return (
+        f"Measured on {machine['date']}: {machine['cores']} cores of {machine['cpu']}, {machine['memory']}, "
+        f"{machine['system']}. Windows of {options['seconds']:g} s, {options['repeat']} repeats; every figure is the "
+        f"median of its repeats, *spread* the dearest repeat over the cheapest.\n\nVersions: {versions}. "
+        f"Redis {'with' if options['aof'] else 'without'} AOF (everysec), on a unix socket."
+    )
+
+
+def _targets(data: dict[str, Any]) -> str:
+    words = {True: "met", False: "**missed**", None: "not measured"}
+    rows = [
+        [
+            each.what,
+            f"≤ {each.most:g} {each.unit}",
+            _NONE if each.measured is None else f"{each.measured:.2f}",
+            words[each.met],
+        ]
+        for each in targets(data)
+    ]
+    return "### Targets\n\n" + table(["what", "target", "measured", ""], rows)
+
+
+def _scenario(name: str, summaries: dict[str, Summary], cost: EngineCost | None) -> str:
+    scenario = SCENARIOS[name]
+    columns = ["", "CPU-s/Mtok", "CPU-s/1k req", "tok/s", "req/s", "TTFT p50 / p99, ms", "token's way p50 / p99, ms"]
+    columns += ["ITL p99, ms", "tokens a read", "RSS, MB", "errors", "spread", "others, cores"]
+    direct = summaries.get("direct")
+    rows = [_row(gateway, summary, direct) for gateway, summary in summaries.items()]
+    text = f"### {name}: {scenario.title}\n\n{table(columns, rows)}"
+    ours = summaries.get("penstock")
+    return text if ours is None else f"{text}\n\n{_roles(ours, cost)}"
+
+
+def _row(gateway: str, summary: Summary, direct: Summary | None) -> list[str]:
+    """Latencies are given over those of `direct`, where it was measured."""
+    counted = gateway != "direct"
+    base = direct if counted else None
+
+    def pair(*names: str) -> str:
+        values = [getattr(summary, name) for name in names]
+        if base is None:
+            return " / ".join(number(value, 2) for value in values)
+        return " / ".join(f"{value - getattr(base, name):+.2f}" for name, value in zip(names, values, strict=True))
+
+    def cost(value: float, digits: int) -> str:
+        return number(value, digits) if counted else _NONE
+
+    return [
+        f"{gateway}, with its engine" if GATEWAYS[gateway].own_engine else gateway,
+        cost(summary.cpu_s_per_mtok, 1),
+        cost(summary.cpu_s_per_kreq, 2),
+        number(summary.tok_s, 0),
+        number(summary.req_s, 0),
+        pair("ttft_p50_ms", "ttft_p99_ms"),
+        pair("relay_p50_ms", "relay_p99_ms"),
+        number(summary.itl_p99_ms),
+        number(summary.tokens_per_read, 2),
+        cost(summary.rss_mb, 0),
+        str(summary.errors),
+        number(summary.spread_ratio, 2) if counted and summary.repeats > 1 else _NONE,
+        number(summary.other_cores, 2),
+    ]
+
+
+def _roles(ours: Summary, cost: EngineCost | None) -> str:
+    roles = ", ".join(f"{role} {value:.1f}" for role, value in ours.roles_cpu_s_per_mtok.items())
+    text = f"Penstock by process, CPU-s/Mtok: {roles}."
+    if cost is None:
+        return text
+    return (
+        f"{text} The simulated engine inside the worker costs {cost.cpu_s_per_mtok:.1f} "
+        f"({cost.cpu_s_per_kreq:.2f} per 1000 requests); **without it: "
+        f"{ours.cpu_s_per_mtok - cost.cpu_s_per_mtok:.1f} CPU-s/Mtok** "
+        f"({ours.cpu_s_per_kreq - cost.cpu_s_per_kreq:.2f} per 1000 requests)."
+    )
+
+
+def _ratios(data: dict[str, Any]) -> str:
+    """Penstock's CPU per token without the engine, over each peer's, scenario by scenario."""
+    runs, engine = data["runs"], data["engine"]
+    ours = {name: summarise(each) for name, each in runs.get("penstock", {}).items() if engine.get(name)}
+    peers = [name for name in _RATIOS if runs.get(name)]
+    rows = []
+    for name in filter(ours.__contains__, SCENARIOS):
+        without = ours[name].cpu_s_per_mtok - engine_cost(engine[name]).cpu_s_per_mtok
+        cells = [
+            number(without / summarise(runs[peer][name]).cpu_s_per_mtok, 2) if runs[peer].get(name) else _NONE
+            for peer in peers
+        ]
+        rows.append([name, *cells])
+    if not rows or not peers:
+        return ""
+    title = "### Penstock's CPU per token over that of its peers\n\nWithout the engine; below 1 Penstock is cheaper."
+    return f"{title}\n\n{table(['', *peers], rows)}"
+
+
+def _ramps(data: dict[str, Any]) -> str:
+    rows = []
+    for name, steps in data["ramps"].items():
+        good = [step for step in steps if step["in_time"]]
+        if not good:
+            rows.append([name, f"< {steps[0]['streams']}", _NONE, _NONE, _NONE])
+            continue
+        best = good[-1]
+        cost = per_mtok(sum(best["cpu_s"].values()), best["tokens"])
+        rows.append(
+            [name, str(best["streams"]), number(best["tok_s"], 0), number(cost), number(best["relay_ms"]["p99"])]
+        )
+    if not rows:
+        return ""
+    columns = ["", "streams", "tok/s", "CPU-s/Mtok there", "token's way p99, ms"]
+    title = "### Ramp: most streams that are relayed in time (99 % of the tokens within 100 ms)"
+    return f"{title}\n\n{table(columns, rows)}"
+
+
+def _serving(data: dict[str, Any]) -> str:
+    serving = data.get("serving") or {}
+    rows = []
+    for name, by in serving.get("runs", {}).items():
+        for streams, runs in by.items():
+            summary = summarise(runs)
+            core = statistics.median(per_mtok(run["cpu_engine_core_s"], run["tokens"]) for run in runs)
+            rows.append(
+                [
+                    {"vllm": "vLLM's own server", "penstock": "Penstock"}[name],
+                    streams,
+                    number(summary.tok_s, 0),
+                    f"{number(summary.ttft_p50_ms)} / {number(summary.ttft_p99_ms)}",
+                    number(summary.cpu_s_per_mtok),
+                    number(core),
+                    ", ".join(f"{role} {value:.0f}" for role, value in summary.roles_cpu_s_per_mtok.items()),
+                    str(summary.errors),
+                    number(summary.spread_ratio, 2),
+                    number(summary.other_cores, 2),
+                ]
+            )
+    if not rows:
+        return ""
+    columns = ["", "streams", "tok/s", "TTFT p50 / p99, ms", "CPU-s/Mtok around the engine core"]
+    columns += ["engine core, CPU-s/Mtok", "by process", "errors", "spread", "others, cores"]
+    idle = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{role} {statistics.median(each[role] for each in readings):.1f} %" for role in readings[0])
+        for name, readings in serving.get("idle", {}).items()
+    )
+    note = f"\n\nIdle, without the engine core: {idle}." if idle else ""
+    return f"### A real engine: vLLM serving {serving['model']}\n\n{table(columns, rows)}{note}"
+
+
+def _shares(readings: list[dict[str, float]]) -> str:
+    medians = {role: statistics.median(each[role] for each in readings) for role in readings[0]}
+    return ", ".join(f"{role} {share:.1f} %" for role, share in medians.items())
+
+
+def _idle(data: dict[str, Any]) -> str:
+    if not data["idle"]:
+        return ""
+    rows = [[role, f"{share:.2f} %"] for role, share in data["idle"].items()]
+    title = f"### Idle\n\nCPU of each process over {data['options']['idle_s']:g} s in which nothing happens."
+    return f"{title}\n\n{table(['process', 'of a core'], rows)}"
+
+
+def _gaps(data: dict[str, Any]) -> str:
+    """What was not measured, and why: nothing is dropped silently."""
+    lines = [f"- {name}: {why}" for name, why in data["missing"].items()]
+    lines += [f"- {name}: failed: {why.splitlines()[0]}" for name, why in data["failures"].items()]
+    lines += [f"- {what}: no time left" for what in data["skipped"]]
+    return "### Not measured\n\n" + "\n".join(lines) if lines else ""
+
+
+def write_page(page: Path, text: str) -> None:
+    """Replaces the marked section of the page. Raises ValueError when the page has no such section."""
+    whole = page.read_text(encoding="utf-8")
+    before, begin, rest = whole.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        msg = f"{page.name} has no section between {BEGIN} and {END}"
+        raise ValueError(msg)
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
