@@ -30,6 +30,7 @@ from worker.lease import Beat
 from worker.ops import OpsServer
 from worker.presence import Presence
 from worker.publisher import Publisher
+from worker.reconcile import LOOK_S, Reconcile
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -87,9 +88,10 @@ class Worker:
         registry = Registry(control, settings.prefix)
         presence = Presence(registry, pool, engine, models, identity, slots, SystemClock())
         beat = Beat(settings.redis_url, keys, identity, box.deliver)
+        reconcile = Reconcile(client, keys, scripts, attempts, identity, look_s=LOOK_S)
         reaper = Reaper(control, settings.prefix)
         try:
-            for service in (client, reader, beat, publisher, presence, intake, reaper):
+            for service in (client, reader, beat, publisher, presence, intake, reconcile, reaper):
                 await services.start(service)
             self._status = "ready"
             log.info("worker %s serves %s in pool %s with %d slots", identity.wid, models[0]["id"], pool, slots)

@@ -217,7 +217,7 @@ class Attempts:
         self._identity = identity
         self._on_room: Callable[[], None] = lambda: None
         self._running: dict[str, Attempt] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Claim] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self.width = 0
@@ -230,30 +230,34 @@ class Attempts:
         """`watcher` is called whenever an attempt has ended: there is room again. Must not block."""
         self._on_room = watcher
 
+    def owned(self) -> set[tuple[str, str]]:
+        """Request and attempt id of everything that runs here, or is being ended here."""
+        return {(claim.rid, claim.attempt) for claim in self._tasks.values()}
+
     def start(self, claim: Claim) -> None:
         """Starts the attempt of a claim. A request that cannot be run ends as failed."""
         try:
             request = decode_request(claim.claimed.body)
         except msgspec.MsgspecError:
             log.exception("request %s cannot be read", claim.rid)
-            self._spawn(self._refuse(claim, "undecodable", "The request could not be read by the worker."), claim.rid)
+            self._spawn(self._refuse(claim, "undecodable", "The request could not be read by the worker."), claim)
             return
         if claim.claimed.log:  # continuing a text is not built yet, and running it again would splice two generations
-            self._spawn(self._refuse(claim, "worker_lost", ""), claim.rid)
+            self._spawn(self._refuse(claim, "worker_lost", ""), claim)
             return
         attempt = Attempt(claim, request, self._engine, self._publisher, self._scripts, self._identity)
         self._running[claim.rid] = attempt
         self.width += attempt.width
-        self._spawn(self._run(attempt), claim.rid)
+        self._spawn(self._run(attempt), claim)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], rid: str) -> None:
-        task = asyncio.create_task(work, name=f"request-{rid}")
-        self._tasks.add(task)
+    def _spawn(self, work: Coroutine[Any, Any, None], claim: Claim) -> None:
+        task = asyncio.create_task(work, name=f"request-{claim.rid}")
+        self._tasks[task] = claim
         self._empty.clear()
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         if not self._tasks:
             self._empty.set()
         self._on_room()

@@ -11,8 +11,10 @@ from tests.support.modelcheck import Plan, check
 from tests.support.servers import KINDS, Server
 
 OPS = 600
-PLAIN_FAULTS = ("lost reply", "lost message", "orphaned entry", "swept entry", "claim skip", "condemned", "zombie")
-PLAIN_FAULTS += ("worker fenced", "attempt fenced", "worker killed", "lease lapsed", "told to cancel", "told to expire")
+PLAIN_FAULTS = (
+    *("lost reply", "lost message", "orphaned entry", "swept entry", "claim skip", "condemned", "zombie"),
+    *("worker fenced", "attempt fenced", "worker killed", "lease lapsed", "told to cancel", "told to expire"),
+)
 HISTORY_FAULTS = ("rolled back", "length guard refused", "readmitted", "client got history_lost")
 
 

@@ -52,7 +52,7 @@ def docker_runs() -> bool:
     if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
         return False  # asked first: the Docker client leaks a socket when there is nothing to connect to
     try:
-        import docker  # noqa: PLC0415 - takes a while, and not every machine has it
+        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 - takes a while, and not every machine has it
 
         client = docker.from_env()
     except Exception:  # noqa: BLE001 - whatever is missing, the answer is no
@@ -158,7 +158,7 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
     with redis.Redis(port=port, socket_timeout=1, socket_connect_timeout=1) as client:
         while process.poll() is None and time.monotonic() < give_up_at_s:
             with contextlib.suppress(redis.RedisError, OSError):
-                info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
+                info: dict[str, Any] = client.info("server")
                 return int(info["process_id"]) == process.pid
             time.sleep(0.02)
     return False
@@ -181,6 +181,6 @@ def _own_every_slot(url: str) -> None:
 
 def _version(url: str) -> tuple[int, int]:
     with redis.Redis.from_url(url) as client:
-        info: dict[str, Any] = client.info("server")  # type: ignore[assignment]
+        info: dict[str, Any] = client.info("server")
     major, minor = str(info.get("valkey_version", info["redis_version"])).split(".")[:2]
     return int(major), int(minor)

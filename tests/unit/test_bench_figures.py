@@ -73,6 +73,10 @@ def test_a_percentile_that_no_repeat_has_is_no_number() -> None:
     assert math.isnan(summarise([run]).relay_p50_ms)
 
 
+def test_a_gateway_that_ended_no_request_has_no_cost_per_request() -> None:
+    assert math.isnan(summarise([{**run_of(), "requests": 0}]).cpu_s_per_kreq)
+
+
 def test_the_engines_cost_is_told_per_token_and_per_request() -> None:
     cost = engine_cost([{"cpu_s": 0.1, "tokens": 10_000, "requests": 100, "seconds": 4}])
     assert cost.cpu_s_per_mtok == pytest.approx(10)
@@ -107,11 +111,15 @@ def test_the_tables_give_both_figures_and_the_ratio_without_the_engine() -> None
 
 def test_what_was_not_measured_is_listed_with_its_reason() -> None:
     text = report.sections(
-        data_of(missing={"litellm": "not installed"}, failures={"nginx": "it ended\nlong"}, skipped=["penstock S4"])
+        data_of(
+            missing={"litellm": "not installed"},
+            failures={"nginx": "it ended\nlong"},
+            skipped=["penstock S4", "nginx S4"],
+        )
     )
     assert "- litellm: not installed" in text
     assert "- nginx: failed: it ended\n" in text
-    assert "- penstock S4: no time left" in text
+    assert "- no time was left for: penstock S4; nginx S4" in text
 
 
 def test_the_vllm_table_tells_the_engine_core_apart() -> None:

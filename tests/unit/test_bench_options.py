@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ def test_a_full_run_writes_the_page_and_a_partial_one_does_not_unless_it_is_aske
         assert not parsed(*flags).page
     assert parsed("--quick", "--page").page
     assert not parsed("--no-page").page
+
+
+def test_an_earlier_runs_figures_can_be_shown_again_without_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("it measured"))
+    empty: dict[str, object] = {name: {} for name in ("runs", "engine", "ramps", "idle", "missing", "versions")}
+    machine = dict.fromkeys(("date", "cores", "cpu", "memory", "system"), "some")
+    earlier = {**empty, "machine": machine, "options": {"seconds": 5, "repeat": 1, "aof": True}, "serving": None}
+    saved = tmp_path / "bench.json"
+    saved.write_text(json.dumps({**earlier, "failures": {"nginx": "it ended"}, "skipped": []}), encoding="utf-8")
+    assert bench.main(["--report", str(saved)]) == 1
+    assert "- nginx: failed: it ended" in capsys.readouterr().out
 
 
 def test_a_quick_run_has_one_repeat_and_few_scenarios_and_flags_win_over_it() -> None:

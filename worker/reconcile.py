@@ -1,0 +1,61 @@
+"""Compares what Redis says this worker owns with what it runs, and hands back what it does not know.
+
+After a failover that lost the tail of the database, or a claim whose reply never came, the run set can name requests
+that nobody works on. Nobody else may touch them while this worker lives, so they would wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from shared.errors import BrokerUnavailableError, FencedError
+from shared.hot import HotClient
+from shared.keys import Keys
+from shared.scripts import Scripts
+from worker.attempt import Attempts
+from worker.identity import Identity
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+_TIMEOUT_S = 5.0
+
+
+class Reconcile:
+    """A service: see `services.py`."""
+
+    name = "reconcile"
+
+    def __init__(
+        self, client: HotClient, keys: Keys, scripts: Scripts, attempts: Attempts, identity: Identity, *, look_s: float
+    ) -> None:
+        """`look_s`: how often to compare."""
+        self._client = client
+        self._keys = keys
+        self._scripts = scripts
+        self._attempts = attempts
+        self._identity = identity
+        self._look_s = look_s
+        self._unknown: set[tuple[str, str]] = set()
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Works until cancelled."""
+        started.set()
+        while True:
+            await asyncio.sleep(self._look_s)
+            try:
+                await self.look()
+            except (BrokerUnavailableError, FencedError) as error:
+                log.debug("reconcile: %s", error)
+
+    async def look(self) -> None:
+        """One comparison. What is unknown twice in a row is handed back; once may be a claim that is just under way."""
+        wid = self._identity.wid
+        flat = await self._client.call("HGETALL", self._keys.run(wid), timeout_s=_TIMEOUT_S)
+        owned = {(rid.decode(), attempt.decode()) for rid, attempt in zip(flat[::2], flat[1::2], strict=True)}
+        unknown = owned - self._attempts.owned()
+        for rid, attempt in unknown & self._unknown:
+            outcome = await self._scripts.requeue(wid, rid, attempt, hand_back=True)
+            log.warning("request %s was ours and unknown here; handed back: %s", rid, outcome)
+        self._unknown = unknown
