@@ -11,6 +11,9 @@ MODEL ?=
 ARGS ?=
 SEEDS ?= 200
 
+# With it, each process of vLLM would compile all its modules anew at every start.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 REQUIREMENTS := $(wildcard requirements/*.txt) pyproject.toml scripts/setup.py
 UP_FLAGS = $(if $(MODEL),--model "$(MODEL)") $(if $(filter sim vllm,$(ENGINE)),--engine $(ENGINE)) $(ARGS)

@@ -1,0 +1,1 @@
+"""The demo model: the corpus it is taught, and the code that trains, checks and describes it."""
