@@ -47,7 +47,7 @@ def _raise_reply(error: hiredis.ReplyError) -> None:
         raise ScriptMissingError
     if "FENCED" in text:
         raise FencedError(text)
-    if text.startswith(("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "UNBLOCKED")):
+    if text.startswith(("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED")):
         raise BrokerUnavailableError(text)
     raise error
 

@@ -14,7 +14,6 @@ How an attempt ends:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -122,8 +121,7 @@ class Attempt:
         self._task = asyncio.create_task(self._call_engine(), name=f"attempt-{self.rid}")
         if self._stop is not None:
             self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({self._task})
+        await asyncio.wait({self._task})
         if self._task.cancelled():
             return Meta(state=State.CANCELLED, reason="cancelled")
         error = self._task.exception()

@@ -66,7 +66,8 @@ class Presence:
                     log.warning("presence: %s", error)
                 self._renamed.clear()
                 try:
-                    await asyncio.wait_for(self._renamed.wait(), REPEAT_S)
+                    async with asyncio.timeout(REPEAT_S):  # wait_for of 3.11 may swallow a cancel, and run on for ever
+                        await self._renamed.wait()
                 except TimeoutError:
                     continue
         finally:

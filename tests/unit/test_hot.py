@@ -128,6 +128,7 @@ async def test_a_reply_may_come_in_any_number_of_pieces(fake: FakeServer, client
         (b"-BUSY Redis is busy running a script.", BrokerUnavailableError),
         (b"-CLUSTERDOWN The cluster is down", BrokerUnavailableError),
         (b"-WRONGTYPE Operation against a key", hiredis.ReplyError),
+        (b"-BUSYGROUP Consumer Group name already exists", hiredis.ReplyError),
     ],
 )
 async def test_an_error_reply_is_raised_as_one_of_our_errors(

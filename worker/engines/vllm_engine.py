@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -67,9 +68,12 @@ class VllmEngine:
 
     async def start(self) -> None:
         """See Engine. The loop stays responsive: loading happens in a thread."""
+        root = logging.getLogger()
+        level = root.level
         try:
             self._engine = await asyncio.to_thread(self._load)
             await self._build(self._engine)
+            root.setLevel(level)  # one of vLLM's libraries has raised it to ERROR: our own logs would be gone
         except Exception as error:
             sentence = self._log.sentence(self._args.model, error)
             await self.stop()
