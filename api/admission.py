@@ -28,8 +28,8 @@ from shared.registry import Pool
 from shared.scripts import Admission, Admitted, Scripts
 from shared.wire import Request, encode
 
-_ADMIT_TRIES = 3
-_ADMIT_PAUSE_S = 0.1
+_ADMIT_TRIES = 8
+_ADMIT_PAUSE_S = 0.25
 _CANCEL_LOOKS = 5
 _RETRY_AFTER_FULL_S = 5
 _RETRY_AFTER_COLD_S = 10

@@ -38,6 +38,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         catalog = Catalog(Registry(control, settings.prefix), SystemClock())
         app.state.catalog = catalog
         app.state.channels = channels
+        app.state.client = client
         app.state.watch = watch
         app.state.door = Door(settings, client, control, channels, catalog, watch)
         services = ServiceGroup()

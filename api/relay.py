@@ -57,6 +57,7 @@ class Relay:
         "end",
         "head",
         "rid",
+        "send_now",
     )
 
     def __init__(
@@ -79,6 +80,8 @@ class Relay:
         self._heard_end = 0
         self._silent_ticks = 0
         self._waiter: asyncio.Future[None] | None = None
+        self.send_now: Callable[[bytes], bool] | None = None
+        """Sends bytes to the client without waiting, or returns False and sends nothing. Hot path: no task wakes."""
         self._loop = asyncio.get_running_loop()  # looked up once: on 3.11 every look-up costs a system call
 
     # ---- what the subscriber connection and the watch call; never waits
@@ -97,7 +100,8 @@ class Relay:
             self._read_log("end", end)  # a terminal frame is believed only when it stands in the log
         else:
             self._take(end, frame)
-            self._wake()
+            if self._pending:
+                self._wake()
 
     def on_gap(self) -> None:
         """The subscriber connection was renewed."""
@@ -145,6 +149,10 @@ class Relay:
         if data:
             if self._events:
                 data = with_cursors(data, end)
+            # The client's task waits and has nothing to send: what it would send can be sent right here.
+            waiter = self._waiter
+            if waiter is not None and not waiter.done() and self.send_now is not None and self.send_now(data):
+                return
             self._pending.append(data)
             self._pending_bytes += len(data)
             if self._pending_bytes > PENDING_BYTES:

@@ -16,12 +16,12 @@ from typing import Any, TypeVar, cast
 from fastapi import Request
 from fastapi.responses import Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api import problems
 from api.admission import Door, Ticket
 from api.observe import DIRECT_SEND
-from api.relay import is_event_stream
+from api.relay import Relay, is_event_stream
 from api.settings import ApiSettings
 from shared.errors import RequestError
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT
@@ -44,24 +44,45 @@ class _Events(EventSourceResponse):
     """sse-starlette's response with a plain loop over ready-made events.
 
     Its own loop encodes each event and opens a cancel scope around each send, which cost more than everything else that
-    a replica does with a token. Disconnects, heartbeats and shutdown stay its own. See docs/adr.
+    a replica does with a token. Disconnects, heartbeats and shutdown stay its own. While the client keeps up, events do
+    not even wake this response's task: the relay sends them from the subscriber's callback. See docs/adr/0007.
     """
+
+    def __init__(self, relay: Relay, events: AsyncGenerator[bytes, None], **options: Any) -> None:
+        """`options` are EventSourceResponse's."""
+        super().__init__(events, **options)
+        self._relay = relay
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
         self._direct_send: Send = scope.get(DIRECT_SEND, send)
         await super().__call__(scope, receive, send)
 
+    def _send_now(self, events: bytes) -> bool:
+        """See Relay.send_now. The server's `send` waits before it writes or not at all, so it can be driven by hand."""
+        sending = cast("Coroutine[Any, Any, None]", self._direct_send(_chunk(events)))
+        try:
+            sending.send(None)
+        except StopIteration:
+            return True
+        sending.close()  # the client is slow: its task will send, and wait
+        return False
+
     async def _stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         direct = self._direct_send
         events = cast("AsyncGenerator[bytes, None]", self.body_iterator)
+        self._relay.send_now = self._send_now
         async with contextlib.aclosing(events):
             async for piece in events:
-                await direct({"type": "http.response.body", "body": piece, "more_body": True})
+                await direct(_chunk(piece))
         async with self._send_lock:
             self.active = False
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _chunk(events: bytes) -> Message:
+    return {"type": "http.response.body", "body": events, "more_body": True}
 
 
 class Answer:
@@ -105,6 +126,7 @@ class Answer:
         head = self._ticket.relay.head
         headers = {**_headers(head), **ticket_headers(self._ticket), "Cache-Control": "no-cache"}
         return _Events(
+            self._ticket.relay,
             self._relayed(),
             status_code=head.status if head else 200,
             headers=headers,

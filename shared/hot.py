@@ -166,7 +166,6 @@ class HotClient:
         self._endpoint = _Endpoint(url)
         self.name = name
         self._protocol: _CommandProtocol | None = None
-        self._connected = asyncio.Event()
 
     async def run(self, started: asyncio.Event) -> None:
         """Keeps the connection open until cancelled."""
@@ -192,7 +191,6 @@ class HotClient:
             protocol.abort()
             raise
         self._protocol = protocol
-        self._connected.set()
 
     async def _stay(self) -> None:
         protocol = self._protocol
@@ -201,13 +199,13 @@ class HotClient:
         try:
             await asyncio.shield(protocol.closed)
         finally:
-            self._connected.clear()
             self._protocol = None
             protocol.abort()
 
-    async def connected(self) -> None:
-        """Returns once there is a connection."""
-        await self._connected.wait()
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is up."""
+        return self._protocol is not None
 
     def send(self, *command: Any, timeout_s: float) -> Coroutine[Any, Any, Any]:
         """Writes a command now; the returned coroutine waits for its reply. Several can be on their way at once.

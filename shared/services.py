@@ -14,6 +14,8 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
+_CANCEL_AGAIN_S = 3.0
+
 
 class Service(Protocol):
     """A background loop."""
@@ -65,7 +67,9 @@ class ServiceGroup:
         self._stopping = True
         while self._running:
             service, task = self._running.pop()
-            task.cancel()
+            while not task.done():
+                task.cancel()  # and again: wait_for of Python 3.11, which redis-py writes with, may swallow one
+                await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
             log.debug("service %s stopped", service.name)

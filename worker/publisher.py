@@ -38,13 +38,14 @@ class Outgoing:
     """
 
     __slots__ = (
+        "_completion_tokens",
         "_head",
         "_ids",
         "_index",
         "_pieces",
+        "_prompt_tokens",
         "_publisher",
         "_text_len",
-        "_usage",
         "attempt",
         "in_flight",
         "log_len",
@@ -80,7 +81,8 @@ class Outgoing:
         self._ids: list[int] = []
         self._index = 0
         self._text_len = 0
-        self._usage = Usage()
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
 
     def head(self, status: int, headers: list[tuple[str, str]], *, streaming: bool) -> None:
         """Status and headers of the answer. They go out with its first bytes."""
@@ -102,13 +104,13 @@ class Outgoing:
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """See Journal."""
-        used = self._usage
-        self._usage = Usage(used.prompt_tokens + prompt_tokens, used.completion_tokens + completion_tokens)
+        self._prompt_tokens += prompt_tokens
+        self._completion_tokens += completion_tokens
 
     @property
     def used(self) -> Usage:
         """Tokens so far."""
-        return self._usage
+        return Usage(self._prompt_tokens, self._completion_tokens)
 
     def frame(self, end: Meta | None = None) -> bytes:
         """Everything that waits, as one frame; nothing waits afterwards. `end` makes it terminal."""

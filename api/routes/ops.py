@@ -52,7 +52,7 @@ async def _report(request: Request) -> dict[str, Any]:
         models = await state.catalog.models()
     except BrokerUnavailableError:
         return {"status": "broker_unavailable"}
-    if not state.channels.connected:
+    if not state.channels.connected or not state.client.connected:
         return {"status": "broker_unavailable"}
     served = sorted(name for name, pool in models.pools.items() if pool.workers)
     return {"status": "ready" if served else "no_worker", "models": served}

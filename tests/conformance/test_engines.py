@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,10 @@ async def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     model = "sim" if request.param == "sim" else str(_folder_of_test_model(tmp_path_factory))
     flags = [] if request.param == "sim" else ["--enforce-eager", "--max-num-seqs", "8"]
     engine = load_engine(WorkerSettings(engine=request.param, model=model), flags)
+    level = logging.getLogger().level
     try:
         await engine.start()
+        assert logging.getLogger().level == level, "an engine leaves the worker's logs alone"
         yield SimSubject(engine) if request.param == "sim" else VllmSubject(engine)
     finally:
         await engine.stop()

@@ -168,7 +168,7 @@ async def test_a_client_connects_again_by_itself(fake: FakeServer, client: HotCl
     fake.connections[-1].close()
     await eventually(lambda: len(fake.connections) == 2, "the second connection")
     await arrived(fake, 2)
-    await client.connected()
+    await eventually(lambda: client.connected, "the client is connected")
     waiting = asyncio.ensure_future(client.call("PING", timeout_s=5))
     await arrived(fake, 3)
     fake.say(b"+PONG\r\n")
