@@ -53,13 +53,20 @@ def _raise_reply(error: hiredis.ReplyError) -> None:
 
 
 class _CommandProtocol(asyncio.Protocol):
-    """One connection; replies resolve futures in the order of the commands."""
+    """One connection; replies resolve futures in the order of the commands.
+
+    One timer watches all commands: a timer for each would cost more than the command. While replies come, it fires
+    once per timeout and finds nothing.
+    """
 
     def __init__(self) -> None:
-        self.closed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.closed = self._loop.create_future()
         self._reader = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -67,29 +74,53 @@ class _CommandProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
-            future = self._waiting.popleft()
+            future, _ = self._waiting.popleft()
             if not future.done():
                 future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
         error = BrokerUnavailableError(f"connection lost: {exc or 'closed by the server'}")
-        for future in self._waiting:
+        for future, _ in self._waiting:
             if not future.done():
                 future.set_exception(error)
         self._waiting.clear()
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def send(self, command: tuple[Any, ...]) -> asyncio.Future[Any]:
-        """Writes a command now; the future gives its reply. Never waits for the socket."""
+    def send(self, command: tuple[Any, ...], timeout_s: float) -> asyncio.Future[Any]:
+        """Writes a command now; the future gives its reply. Never waits for the socket.
+
+        The connection is closed when the reply has not come after `timeout_s`.
+        """
         if self._transport is None or self._transport.is_closing():
             msg = "not connected"
             raise BrokerUnavailableError(msg)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        deadline_s = self._loop.time() + timeout_s
+        self._waiting.append((future, deadline_s))
+        if self._timer is None or deadline_s < self._timer_at_s:
+            self._watch_until(deadline_s)
         self._transport.write(hiredis.pack_command(command))
         return future
+
+    def _watch_until(self, deadline_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = deadline_s
+        self._timer = self._loop.call_at(deadline_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._waiting:
+            return
+        first_s = min(deadline_s for _, deadline_s in self._waiting)
+        if first_s <= self._loop.time():
+            self.abort()
+        else:
+            self._watch_until(first_s)
 
     def abort(self) -> None:
         """Closes the socket at once."""
@@ -186,7 +217,7 @@ class HotClient:
         protocol = await self._endpoint.open(_CommandProtocol)
         try:
             for command in (*self._endpoint.greeting, ("CLIENT", "SETNAME", self.name)):
-                await self._reply(protocol, protocol.send(command), _CONNECT_TIMEOUT_S)
+                await self._reply(protocol.send(command, _CONNECT_TIMEOUT_S))
         except BaseException:
             protocol.abort()
             raise
@@ -218,15 +249,11 @@ class HotClient:
         if protocol is None:
             msg = "not connected"
             raise BrokerUnavailableError(msg)
-        return self._reply(protocol, protocol.send(command), timeout_s)
+        return self._reply(protocol.send(command, timeout_s))
 
     @staticmethod
-    async def _reply(protocol: _CommandProtocol, future: asyncio.Future[Any], timeout_s: float) -> Any:
-        handle = asyncio.get_running_loop().call_later(timeout_s, protocol.abort)
-        try:
-            reply = await future
-        finally:
-            handle.cancel()
+    async def _reply(future: asyncio.Future[Any]) -> Any:
+        reply = await future
         if isinstance(reply, hiredis.ReplyError):
             _raise_reply(reply)
         return reply
