@@ -23,6 +23,7 @@ from api.admission import Door, Ticket
 from api.observe import DIRECT_SEND
 from api.relay import Relay, is_event_stream
 from api.settings import ApiSettings
+from api.transport import socket_writer
 from shared.errors import RequestError
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT
 from shared.wire import Meta
@@ -58,21 +59,11 @@ class _Events(EventSourceResponse):
         self._direct_send: Send = scope.get(DIRECT_SEND, send)
         await super().__call__(scope, receive, send)
 
-    def _send_now(self, events: bytes) -> bool:
-        """See Relay.send_now. The server's `send` waits before it writes or not at all, so it can be driven by hand."""
-        sending = cast("Coroutine[Any, Any, None]", self._direct_send(_chunk(events)))
-        try:
-            sending.send(None)
-        except StopIteration:
-            return True
-        sending.close()  # the client is slow: its task will send, and wait
-        return False
-
     async def _stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         direct = self._direct_send
         events = cast("AsyncGenerator[bytes, None]", self.body_iterator)
-        self._relay.send_now = self._send_now
+        self._relay.send_now = socket_writer(direct)
         async with contextlib.aclosing(events):
             async for piece in events:
                 await direct(_chunk(piece))

@@ -99,6 +99,18 @@ def test_model_stops_at_the_end_of_a_turn_and_samples_calmly() -> None:
     assert generation["temperature"] <= 0.5
 
 
+def test_model_is_served_under_its_own_name() -> None:
+    config = json.loads((MODEL_DIR / "config.json").read_text(encoding="utf-8"))
+    assert config["penstock_name"] == "penstock-demo"
+    assert config["attention_dropout"] == 0.0
+
+
+def test_no_answer_promises_files_that_are_not_in_the_repository(corpus: list[Entry]) -> None:
+    for entry in corpus:
+        for path in re.findall(r"`(docs/[\w./-]+|scripts/[\w./-]+)`", entry.answer):
+            assert (ROOT / path).exists(), f"{entry.id} names {path}"
+
+
 def test_chat_template_is_inside_the_tokenizer_config() -> None:
     config = json.loads((MODEL_DIR / "tokenizer_config.json").read_text(encoding="utf-8"))
     template = (ROOT / "scripts" / "demo_model" / "chat_template.jinja").read_text(encoding="utf-8")

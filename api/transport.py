@@ -1,0 +1,33 @@
+"""The shortest way of a stream's events to the socket: past the server's `send`, while the client keeps up.
+
+uvicorn's `send` checks the state of the response, makes a coroutine and joins lists for every chunk. Once the head of a
+chunked response is out, none of that can change any more: what is left to do is to frame the bytes and to write them.
+This module is the only one that knows uvicorn from inside. With another server, or a uvicorn that has changed, there is
+no short way and events take the ordinary one; `tests/integration/test_transport.py` fails then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+
+def socket_writer(send: Send) -> Callable[[bytes], bool] | None:
+    """Writes bytes of a body that has begun, at once; the writer returns False, and writes nothing, when it would wait.
+
+    `send` is the server's own, after the head of the response has been sent. None when there is no short way.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or not cycle.chunked_encoding or cycle.scope["method"] == "HEAD":
+        return None
+    flow, write = cycle.flow, cycle.transport.write
+
+    def write_now(body: bytes) -> bool:
+        if flow.write_paused or cycle.disconnected or cycle.response_complete:
+            return False
+        write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
+    return write_now
