@@ -313,8 +313,10 @@ class PushClient:
     async def _watch(self, protocol: _PushProtocol) -> None:
         """Until the connection ends. A half-open one is noticed by PINGs that stay without an answer."""
         while True:
+            # not wait_for: on 3.11 it swallows a cancellation that comes together with the end of the connection
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(protocol.closed), _PING_EVERY_S)
+                async with asyncio.timeout(_PING_EVERY_S):
+                    await asyncio.shield(protocol.closed)
                 return
             if time.monotonic() - protocol.heard_at_s > 2 * _PING_EVERY_S:
                 return

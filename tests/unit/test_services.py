@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -116,4 +117,23 @@ async def test_a_service_that_does_not_start_in_time_is_named_and_can_be_stopped
     group = ServiceGroup()
     with pytest.raises(TimeoutError, match="deaf"):
         await group.start(Deaf(), timeout_s=0.02)
+    await asyncio.wait_for(group.stop(), 1)
+
+
+class Stubborn:
+    """Swallows its first cancellation, as `wait_for` of Python 3.11 may."""
+
+    name = "stubborn"
+
+    async def run(self, started: asyncio.Event) -> None:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+
+async def test_a_service_that_swallows_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.services._CANCEL_AGAIN_S", 0.02)
+    group = ServiceGroup()
+    await group.start(Stubborn())
     await asyncio.wait_for(group.stop(), 1)
