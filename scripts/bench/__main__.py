@@ -30,6 +30,17 @@ _BUDGET_MIN, _QUICK_BUDGET_MIN = 24.0, 4.5
 def main(argv: list[str]) -> int:
     """Runs the benchmark. Returns the exit status: 1 when something could not be measured."""
     args = _parse(argv)
+    data = json.loads(args.report.read_text(encoding="utf-8")) if args.report else _run(args)
+    text = report.sections(data)
+    print("\n" + text)
+    if args.page:
+        report.write_page(_PAGE, text)
+        print(f"written: {_PAGE.relative_to(REPOSITORY)}")
+    return 1 if data["failures"] else 0
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures, and writes all figures to `--out`."""
     options = _options(args)
     signal.signal(signal.SIGTERM, _terminated)  # so that everything that was started is stopped
     budget_min = args.minutes or (_QUICK_BUDGET_MIN if args.quick else _BUDGET_MIN)
@@ -39,15 +50,10 @@ def main(argv: list[str]) -> int:
         data = measure(options, budget, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    text = report.sections(data)
-    print("\n" + text)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(data, indent=1), encoding="utf-8")
     print(f"all figures: {args.out}")
-    if args.page:
-        report.write_page(_PAGE, text)
-        print(f"written: {_PAGE.relative_to(REPOSITORY)}")
-    return 1 if data["failures"] else 0
+    return data
 
 
 def _terminated(*_: object) -> NoReturn:
@@ -77,10 +83,10 @@ def measure(options: Options, budget: Budget, work: Path) -> dict[str, Any]:
     serving = _serving(options, budget, work, data) if "vllm" in options.parts else None
     for repeat in range(options.repeat):
         print(f"repeat {repeat + 1} of {options.repeat}", flush=True)
+        if "transport" in options.parts:
+            transport.measure(repeat, leave_s=serving.needs_s if serving is not None and not repeat else 0)
         if serving is not None:
             serving.measure(repeat)
-        if "transport" in options.parts:
-            transport.measure(repeat)
     if serving is not None:
         data["serving"] = {"model": serving.model, "runs": serving.runs, "idle": serving.idle}
         data["failures"] |= {f"{name} serving the model": why for name, why in serving.failures.items()}
@@ -182,10 +188,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--install", action=argparse.BooleanOptionalAction, default=True, help="install peers that are missing")
     add("--cache", type=lambda text: Path(text).resolve(), default=_CACHE, help="where peers are installed")
     add("--out", type=lambda text: Path(text).resolve(), default=_CACHE / "bench.json", help="all figures, JSON")
+    add("--report", type=Path, metavar="JSON", help="measure nothing; show the figures of an earlier run's --out")
     add("--page", action=argparse.BooleanOptionalAction, help="write docs/performance.md (default: full runs do)")
     args = parser.parse_args(argv)
     if args.page is None:
-        args.page = not (args.quick or args.only or args.scenarios or args.peers is not None)
+        args.page = not (args.report or args.quick or args.only or args.scenarios or args.peers is not None)
     return args
 
 

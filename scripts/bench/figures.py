@@ -55,6 +55,11 @@ def _cpu_s(run: Run) -> float:
     return float(sum(run["cpu_s"].values()))
 
 
+def _cpu_s_per_kreq(run: Run) -> float | None:
+    """None when no request ended in the window, as behind a gateway that is far too slow."""
+    return 1e3 * _cpu_s(run) / run["requests"] if run["requests"] else None
+
+
 def per_mtok(cpu_s: float, tokens: float) -> float:
     """CPU seconds per million tokens, which is also µs per token."""
     return 1e6 * cpu_s / max(1.0, tokens)
@@ -74,7 +79,7 @@ def summarise(runs: list[Run]) -> Summary:
         relay_p50_ms=_median(runs, _at("relay_ms", "p50")),
         relay_p99_ms=_median(runs, _at("relay_ms", "p99")),
         cpu_s_per_mtok=statistics.median(costs),
-        cpu_s_per_kreq=_median(runs, lambda run: 1e3 * _cpu_s(run) / max(1, run["requests"])),
+        cpu_s_per_kreq=_median(runs, _cpu_s_per_kreq),
         roles_cpu_s_per_mtok={
             role: round(statistics.median(per_mtok(run["cpu_s"][role], run["tokens"]) for run in runs), 2)
             for role in roles

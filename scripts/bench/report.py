@@ -97,7 +97,7 @@ def _row(gateway: str, summary: Summary, direct: Summary | None) -> list[str]:
     return [
         f"{gateway}, with its engine" if GATEWAYS[gateway].own_engine else gateway,
         cost(summary.cpu_s_per_mtok, 1),
-        cost(summary.cpu_s_per_kreq, 2),
+        cost(summary.cpu_s_per_kreq, 3),
         number(summary.tok_s, 0),
         number(summary.req_s, 0),
         pair("ttft_p50_ms", "ttft_p99_ms"),
@@ -118,9 +118,9 @@ def _roles(ours: Summary, cost: EngineCost | None) -> str:
         return text
     return (
         f"{text} The simulated engine inside the worker costs {cost.cpu_s_per_mtok:.1f} "
-        f"({cost.cpu_s_per_kreq:.2f} per 1000 requests); **without it: "
+        f"({cost.cpu_s_per_kreq:.3f} per 1000 requests); **without it: "
         f"{ours.cpu_s_per_mtok - cost.cpu_s_per_mtok:.1f} CPU-s/Mtok** "
-        f"({ours.cpu_s_per_kreq - cost.cpu_s_per_kreq:.2f} per 1000 requests)."
+        f"({ours.cpu_s_per_kreq - cost.cpu_s_per_kreq:.3f} per 1000 requests)."
     )
 
 
@@ -213,7 +213,8 @@ def _gaps(data: dict[str, Any]) -> str:
     """What was not measured, and why: nothing is dropped silently."""
     lines = [f"- {name}: {why}" for name, why in data["missing"].items()]
     lines += [f"- {name}: failed: {why.splitlines()[0]}" for name, why in data["failures"].items()]
-    lines += [f"- {what}: no time left" for what in data["skipped"]]
+    if data["skipped"]:
+        lines.append(f"- no time was left for: {'; '.join(data['skipped'])}")
     return "### Not measured\n\n" + "\n".join(lines) if lines else ""
 
 

@@ -41,15 +41,15 @@ class Transport:
         self.ramps: dict[str, list[Run]] = {}
         self.failures: dict[str, str] = {}
 
-    def measure(self, repeat: int) -> None:
-        """One repeat of everything."""
+    def measure(self, repeat: int, *, leave_s: float = 0) -> None:
+        """One repeat of everything, as far as `leave_s` seconds of the budget are left for others."""
         scenarios = [SCENARIOS[name] for name in self._options.scenarios]
         for pacing in dict.fromkeys(each.pacing for each in scenarios):
             group = [each for each in scenarios if each.pacing == pacing]
             needs_s = _SESSION_S + sum(each.seconds(self._options.seconds) + each.warmup_s for each in group)
             for name in self._names:
                 what = f"{name} {'+'.join(each.name for each in group)}, repeat {repeat + 1}"
-                if self._budget.allows(what, needs_s):
+                if self._budget.allows(what, needs_s + leave_s):
                     self._guard(name, partial(self._session, name, pacing, group))
             for each in group:
                 self._guard("engine cost", partial(self._engine_cost, each))
