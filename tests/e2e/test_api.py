@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.client import stream_chat
 from tests.support.stack import Stack, eventually, metric, running_stack
-from worker.engines.sim import answer_text
+from worker.engines.sim_answers import answer_text
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
 

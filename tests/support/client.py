@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from worker.engines.sim import answer_text
+from worker.engines.sim_answers import answer_text
 
 
 @dataclass

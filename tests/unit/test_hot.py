@@ -12,7 +12,8 @@ import pytest
 
 from shared import hot
 from shared.errors import BrokerUnavailableError, FencedError
-from shared.hot import HotClient, PushClient, ScriptMissingError
+from shared.hot import HotClient, PushClient
+from shared.resp import ScriptMissingError
 from tests.support.polling import eventually, serving
 
 

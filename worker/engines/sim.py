@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,35 +22,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import ConfigurationError
 from worker.engines.base import Capabilities, Capacity, Journal, current_journal
+from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, tail_events, token_id
 from worker.settings import WorkerSettings
 
 VERSION = "1"
 _JSON_HEADERS = [(b"content-type", b"application/json")]
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _DEFAULT_TOKENS = {"/v1/chat/completions": 64, "/v1/completions": 16}
-
-
-def token_id(rid: str, index: int) -> int:
-    """The token at `index` (from 0) of the answer to request `rid`: 0..999999."""
-    return zlib.crc32(f"{rid}:{index}".encode()) % 1_000_000
-
-
-def token_text(rid: str, index: int) -> str:
-    """The text of that token: a blank and six digits."""
-    return f" {token_id(rid, index):06d}"
-
-
-def answer_text(rid: str, tokens: int) -> str:
-    """The whole answer to request `rid`, `tokens` long."""
-    return "".join(token_text(rid, index) for index in range(tokens))
-
-
-def _clock_text(rid: str, index: int) -> str:
-    del rid, index
-    return f"~{time.monotonic_ns() // 1000:013x}"
-
-
-_TEXTS: dict[str, Callable[[str, int], str]] = {"seeded": token_text, "clock": _clock_text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +49,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
     parser.add_argument("--ttft-ms", type=float, default=20, help="from start to first token")
     parser.add_argument("--itl-ms", type=float, default=10, help="between tokens; 0 = as fast as the loop turns")
     parser.add_argument("--slots", type=int, default=settings.max_num_seqs or 256, help="sequences at once")
-    parser.add_argument("--text", choices=sorted(_TEXTS), default="seeded", help="what a token's text is")
+    parser.add_argument("--text", choices=sorted(TEXTS), default="seeded", help="what a token's text is")
     parser.add_argument("--max-model-len", type=int, default=settings.max_model_len or 32_768, help="context, tokens")
     try:
         options, unknown = parser.parse_known_args(flags)
@@ -145,19 +121,6 @@ class _Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
         self.param = param
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A request, understood."""
-
-    rid: str
-    chat: bool
-    tokens: int
-    prompt_tokens: int
-    stream: bool
-    usage: bool
-    created: int
-
-
 class SimEngine:
     """An engines.base.Engine."""
 
@@ -168,7 +131,7 @@ class SimEngine:
     def __init__(self, options: SimOptions) -> None:
         self._options = options
         self._steps = _Steps(options.itl_s)
-        self._text = _TEXTS[options.text]
+        self._text = TEXTS[options.text]
         self.running = 0
 
     async def start(self) -> None:
@@ -218,7 +181,7 @@ class SimEngine:
         finally:
             self.running -= 1
 
-    async def _read(self, scope: Scope, receive: Receive) -> _Job:
+    async def _read(self, scope: Scope, receive: Receive) -> Job:
         path = scope["path"]
         if path not in _DEFAULT_TOKENS:
             raise _Refusal(404, f"Not Found: {path}")
@@ -237,7 +200,7 @@ class SimEngine:
                 f"This model's maximum context length is {longest} tokens, but {prompt_tokens + tokens} were asked for."
             )
             raise _Refusal(400, message, "input_tokens")
-        return _Job(
+        return Job(
             rid=headers.get(b"x-request-id", b"sim").decode(),
             chat=path == "/v1/chat/completions",
             tokens=tokens,
@@ -247,9 +210,9 @@ class SimEngine:
             created=int(time.time()),
         )
 
-    async def _stream(self, job: _Job, journal: Journal | None, send: Send) -> None:
+    async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        front, back = _chunk_template(job, self._options.name)
+        front, back = chunk_template(job, self._options.name)
         await asyncio.sleep(self._options.ttft_s)
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
@@ -264,11 +227,11 @@ class SimEngine:
             await send(
                 {"type": "http.response.body", "body": b"%b%b%b" % (front, piece.encode(), back), "more_body": True}
             )
-        for tail in _tail(job, self._options.name):
+        for tail in tail_events(job, self._options.name):
             await send({"type": "http.response.body", "body": tail, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _whole(self, job: _Job, journal: Journal | None, send: Send) -> None:
+    async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
         await asyncio.sleep(self._options.ttft_s)
         pieces = []
         for index in range(job.tokens):
@@ -279,49 +242,7 @@ class SimEngine:
             ids = [token_id(job.rid, index) for index in range(job.tokens)]
             journal.tokens(ids, sum(map(len, pieces)))
             journal.usage(job.prompt_tokens, job.tokens)
-        await _reply(send, 200, msgspec.json.encode(_completion(job, self._options.name, "".join(pieces))))
-
-
-def _usage(job: _Job) -> dict[str, int]:
-    return {
-        "prompt_tokens": job.prompt_tokens,
-        "total_tokens": job.prompt_tokens + job.tokens,
-        "completion_tokens": job.tokens,
-    }
-
-
-def _outline(job: _Job, model: str, kind: str) -> dict[str, Any]:
-    prefix = "chatcmpl" if job.chat else "cmpl"
-    return {"id": f"{prefix}-{job.rid}", "object": kind, "created": job.created, "model": model}
-
-
-def _completion(job: _Job, model: str, text: str) -> dict[str, Any]:
-    end = {"index": 0, "logprobs": None, "finish_reason": "length"}
-    if job.chat:
-        choice = {**end, "message": {"role": "assistant", "content": text}}
-        return {**_outline(job, model, "chat.completion"), "choices": [choice], "usage": _usage(job)}
-    return {**_outline(job, model, "text_completion"), "choices": [{**end, "text": text}], "usage": _usage(job)}
-
-
-def _chunk_template(job: _Job, model: str) -> tuple[bytes, bytes]:
-    """What stands before and behind a token's text in its event: JSON per token would cost more than relaying it."""
-    mark = "\x00"
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
-    if job.chat:
-        chunk = {**_outline(job, model, "chat.completion.chunk"), "choices": [{**choice, "delta": {"content": mark}}]}
-    else:
-        chunk = {**_outline(job, model, "text_completion"), "choices": [{**choice, "text": mark}]}
-    front, back = msgspec.json.encode(chunk).split(msgspec.json.encode(mark)[1:-1])
-    return b"data: " + front, back + b"\n\n"
-
-
-def _tail(job: _Job, model: str) -> list[bytes]:
-    kind = "chat.completion.chunk" if job.chat else "text_completion"
-    end: dict[str, Any] = {"index": 0, "finish_reason": "length", **({"delta": {}} if job.chat else {"text": ""})}
-    chunks = [{**_outline(job, model, kind), "choices": [end]}]
-    if job.usage:
-        chunks.append({**_outline(job, model, kind), "choices": [], "usage": _usage(job)})
-    return [*(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks), b"data: [DONE]\n\n"]
+        await _reply(send, 200, msgspec.json.encode(completion(job, self._options.name, "".join(pieces))))
 
 
 async def _body(receive: Receive) -> bytes:

@@ -1,0 +1,184 @@
+"""Single connections that speak RESP, on asyncio.Protocol and hiredis: what `hot.py` builds its clients from.
+
+They do not reconnect and know nothing of what is sent: commands in, replies or pushed messages out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+from shared.errors import BrokerUnavailableError, FencedError
+
+T = TypeVar("T", bound=asyncio.Protocol)
+
+CONNECT_TIMEOUT_S = 2.0
+
+
+class ScriptMissingError(Exception):
+    """The server does not know a script's hash (it was restarted, or its scripts were flushed)."""
+
+
+def raise_reply(error: hiredis.ReplyError) -> None:
+    """Raises an error reply: as ScriptMissingError, FencedError or BrokerUnavailableError where it is one of them."""
+    text = str(error)
+    if text.startswith("NOSCRIPT"):
+        raise ScriptMissingError
+    if "FENCED" in text:
+        raise FencedError(text)
+    if text.startswith(("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED")):
+        raise BrokerUnavailableError(text)
+    raise error
+
+
+class CommandConnection(asyncio.Protocol):
+    """One connection; replies resolve futures in the order of the commands.
+
+    One timer watches all commands: a timer for each would cost more than the command. While replies come, it fires
+    once per timeout and finds nothing.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.closed = self._loop.create_future()
+        self._reader = hiredis.Reader()
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. Hot path."""
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            future, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        error = BrokerUnavailableError(f"connection lost: {exc or 'closed by the server'}")
+        for future, _ in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting.clear()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def send(self, command: tuple[Any, ...], timeout_s: float) -> asyncio.Future[Any]:
+        """Writes a command now; the future gives its reply. Never waits for the socket.
+
+        The connection is closed when the reply has not come after `timeout_s`.
+        """
+        if self._transport is None or self._transport.is_closing():
+            msg = "not connected"
+            raise BrokerUnavailableError(msg)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        deadline_s = self._loop.time() + timeout_s
+        self._waiting.append((future, deadline_s))
+        if self._timer is None or deadline_s < self._timer_at_s:
+            self._watch_until(deadline_s)
+        self._transport.write(hiredis.pack_command(command))
+        return future
+
+    def _watch_until(self, deadline_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = deadline_s
+        self._timer = self._loop.call_at(deadline_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._waiting:
+            return
+        first_s = min(deadline_s for _, deadline_s in self._waiting)
+        if first_s <= self._loop.time():
+            self.abort()
+        else:
+            self._watch_until(first_s)
+
+    def abort(self) -> None:
+        """Closes the socket at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class PushConnection(asyncio.Protocol):
+    """One subscriber connection; every reply goes to `on_reply`."""
+
+    def __init__(self, on_reply: Callable[[list[Any]], None]) -> None:
+        self.closed = asyncio.get_running_loop().create_future()
+        self.heard_at_s = time.monotonic()
+        self._reader = hiredis.Reader()
+        self._on_reply = on_reply
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. Hot path."""
+        self.heard_at_s = time.monotonic()
+        reader = self._reader
+        reader.feed(data)
+        gets, on_reply = reader.gets, self._on_reply
+        while (reply := gets()) is not False:
+            on_reply(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._transport = None
+        if not self.closed.done():
+            self.closed.set_result(exc)
+
+    def write(self, command: tuple[Any, ...]) -> None:
+        """Writes a command; its reply goes to `on_reply`. Lost when the connection is down."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(hiredis.pack_command(command))
+
+    def abort(self) -> None:
+        """Closes the socket at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Endpoint:
+    """Where a URL points to, and the commands that open a connection there."""
+
+    def __init__(self, url: str) -> None:
+        options: dict[str, Any] = dict(parse_url(url))
+        self._path: str | None = options.get("path")
+        self._host: str = options.get("host") or "localhost"
+        self._port = int(options.get("port") or 6379)
+        self._ssl = ssl.create_default_context() if url.startswith("rediss://") else None
+        self.greeting: list[tuple[Any, ...]] = []
+        if options.get("password"):
+            user = (options["username"],) if options.get("username") else ()
+            self.greeting.append(("AUTH", *user, options["password"]))
+        if options.get("db"):
+            self.greeting.append(("SELECT", str(options["db"])))
+
+    async def open(self, factory: Callable[[], T]) -> T:
+        """Connects. Raises OSError, TimeoutError included."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            if self._path:
+                _, protocol = await loop.create_unix_connection(factory, self._path)
+            else:
+                _, protocol = await loop.create_connection(factory, self._host, self._port, ssl=self._ssl)
+        return protocol
