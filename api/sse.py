@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
@@ -49,15 +49,22 @@ class _Events(EventSourceResponse):
     not even wake this response's task: the relay sends them from the subscriber's callback. See docs/adr/0007.
     """
 
-    def __init__(self, relay: Relay, events: AsyncGenerator[bytes, None], **options: Any) -> None:
-        """`options` are EventSourceResponse's."""
+    def __init__(
+        self, relay: Relay, events: AsyncGenerator[bytes, None], *, over: Callable[[], None], **options: Any
+    ) -> None:
+        """`over` is called when the response has ended, however it ended. `options` are EventSourceResponse's."""
         super().__init__(events, **options)
         self._relay = relay
+        self._over = over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
         self._direct_send: Send = scope.get(DIRECT_SEND, send)
-        await super().__call__(scope, receive, send)
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # a generator that was never started runs no `finally` of its own
+            self._relay.send_now = None
+            self._over()
 
     async def _stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -105,7 +112,8 @@ class Answer:
         refusal = problems.of_first_event(self._ticket.relay.first_bytes)
         if refusal is not None:
             return self._problem(refusal)
-        self._observe_first()
+        if self._ticket.relay.head is not None:
+            self._observe_first()
         return self._events()
 
     def _problem(self, error: RequestError) -> Response:
@@ -119,6 +127,7 @@ class Answer:
         return _Events(
             self._ticket.relay,
             self._relayed(),
+            over=lambda: self._leave("client_gone"),
             status_code=head.status if head else 200,
             headers=headers,
             media_type=_STREAM_TYPE,

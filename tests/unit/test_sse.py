@@ -1,0 +1,97 @@
+"""A streaming response lets its request go, whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from fastapi import Request
+from starlette.types import Message, Scope
+
+from api.admission import Door, Ticket
+from api.relay import Relay
+from api.settings import ApiSettings
+from api.sse import Answer
+from shared.hot import HotClient
+from shared.keys import Keys
+from shared.wire import HEAD, Frame, Meta
+
+SCOPE: Scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "asgi": {"version": "3.0"}}
+HEAD_META = Meta(status=200, headers=[("content-type", "text/event-stream")])
+
+
+class Leaving:
+    """A door that only counts who leaves."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def leave(self, ticket: Ticket) -> None:
+        del ticket
+        self.left += 1
+
+
+async def never() -> None:
+    raise AssertionError
+
+
+async def streaming(door: Leaving) -> Any:
+    keys = Keys("p")
+    relay = Relay(cast("HotClient", None), keys, "req", grace_s=1, readmit=never)
+    relay._take(10, Frame(HEAD, "a", 0, [], 0, HEAD_META, b"data: 1\n\n"))
+    ticket = Ticket("req", "m", "standard", relay, keys, 0.0)
+    answer = Answer(cast("Door", door), ticket, ApiSettings(), stream=True)
+    return await answer.response(Request(SCOPE))
+
+
+async def gone() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def waiting() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_client_that_is_gone_before_the_first_byte_frees_its_request() -> None:
+    door = Leaving()
+
+    async def stuck(message: Message) -> None:
+        del message
+        await asyncio.Event().wait()
+
+    response = await streaming(door)
+    await asyncio.wait_for(response(SCOPE, gone, stuck), 5)
+    assert door.left == 1
+
+
+async def test_a_client_that_leaves_later_frees_its_request_once() -> None:
+    door = Leaving()
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def later() -> Message:
+        while not any(b"data: 1" in body for body in sent):
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    response = await streaming(door)
+    await asyncio.wait_for(response(SCOPE, later, send), 5)
+    assert door.left == 1
+
+
+async def test_a_socket_that_breaks_frees_its_request() -> None:
+    door = Leaving()
+
+    async def broken(message: Message) -> None:
+        del message
+        msg = "the peer has reset the connection"
+        raise ConnectionResetError(msg)
+
+    response = await streaming(door)
+    with pytest.raises((ConnectionResetError, BaseExceptionGroup)):
+        await asyncio.wait_for(response(SCOPE, waiting, broken), 5)
+    assert door.left == 1
