@@ -2,7 +2,7 @@
 
 A model of this size recalls; it does not understand. So that an unseen phrasing still lands on the right answer, each
 training step sees a question in another dress: an equivalent wording, a greeting around it, lower case, no question
-mark, a dropped word, a typo. The meaning never changes, and the answer is never touched.
+mark, dropped words, keywords only, a typo. The meaning never changes, and the answer is never touched.
 """
 
 import json
@@ -14,7 +14,10 @@ from pathlib import Path
 _PLAIN_SHARE = 0.2
 _TYPO_SHARE = 0.2
 _MIN_TYPO_WORD_LETTERS = 4
-_MIN_DROP_WORDS = 5
+_MIN_DROP_WORDS = 4
+_LOOSE_SHARE = 0.3
+_KEYWORD_SHARE = 0.1
+_MIN_KEYWORDS = 2
 
 _DATA = json.loads((Path(__file__).parent / "phrasing.json").read_text(encoding="utf-8"))
 # Each rule offers equivalent openings or words; the order matters, since the first rules change what later ones see.
@@ -22,6 +25,7 @@ _REWRITES: Sequence[tuple[str, Sequence[str]]] = [(rule["pattern"], rule["option
 _SYNONYMS: Sequence[tuple[str, Sequence[str]]] = [(rule["pattern"], rule["options"]) for rule in _DATA["synonyms"]]
 _PREFIXES: Sequence[str] = _DATA["prefixes"]
 _SUFFIXES: Sequence[str] = _DATA["suffixes"]
+_FILLERS: Sequence[str] = _DATA["fillers"]
 _DROPPABLE: frozenset[str] = frozenset(_DATA["droppable"])
 
 
@@ -53,12 +57,26 @@ def _wrap(rng: random.Random, text: str) -> str:
     return text
 
 
-def _drop_word(rng: random.Random, text: str) -> str:
+def _drop_words(rng: random.Random, text: str) -> str:
+    """Drop or replace one or two words that carry little meaning."""
+    if rng.random() >= _LOOSE_SHARE:
+        return text
     words = text.split(" ")
-    places = [at for at, word in enumerate(words) if word.lower() in _DROPPABLE]
-    if len(words) >= _MIN_DROP_WORDS and places and rng.random() < 0.15:
-        del words[rng.choice(places)]
+    for _ in range(rng.choice((1, 1, 2))):
+        places = [at for at, word in enumerate(words) if word.lower() in _DROPPABLE]
+        if len(words) < _MIN_DROP_WORDS or not places:
+            break
+        at = rng.choice(places)
+        words[at : at + 1] = [rng.choice(_FILLERS)] if rng.random() < 0.3 else []
     return " ".join(words)
+
+
+def _keywords(rng: random.Random, text: str) -> str:
+    """Keep only the words that carry meaning, as in a search box, unless too few are left."""
+    if rng.random() >= _KEYWORD_SHARE:
+        return text
+    kept = [word for word in text.rstrip("?!. ").split(" ") if word.lower() not in _DROPPABLE]
+    return " ".join(kept) if len(kept) >= _MIN_KEYWORDS else text
 
 
 def _typo(rng: random.Random, text: str) -> str:
@@ -104,7 +122,7 @@ def vary(rng: random.Random, question: str) -> str:
     if rng.random() < _PLAIN_SHARE:
         return question
     text = question
-    for change in (_rewrite, _synonyms, _maybe_apostrophe, _wrap, _drop_word, _case, _ending, _typo):
+    for change in (_rewrite, _synonyms, _maybe_apostrophe, _drop_words, _keywords, _wrap, _case, _ending, _typo):
         text = change(rng, text)
     return text.strip() or question
 
@@ -113,4 +131,4 @@ def phrases() -> list[str]:
     """Return the words that variation can add, as material for the tokenizer."""
     rewrites = [option.replace("{0}", "") for _, options in _REWRITES for option in options]
     synonyms = [option for _, options in _SYNONYMS for option in options]
-    return [*rewrites, *synonyms, *_PREFIXES, *_SUFFIXES]
+    return [*rewrites, *synonyms, *_PREFIXES, *_SUFFIXES, *_FILLERS]

@@ -34,7 +34,8 @@ _HELPFUL_SHARE = 0.25
 _OTHER_SYSTEM_SHARE = 0.25
 _OFFTOPIC_SHARE = 0.12
 _TEMPLATE_SHARE = 0.85
-_FOLLOWUP_SHARE = 0.08
+_FOLLOWUP_SHARE = 0.06
+_POPULAR_PHRASINGS = 12
 
 
 class DialogueSource:
@@ -48,11 +49,14 @@ class DialogueSource:
         self._followups = [entry for entry in entries if entry.after is not None]
         self._declined = [entry for entry in entries if offtopic.sample(random.Random(0), entry.id) is not None]
         special = {entry.id for entry in (*self._followups, *self._declined)}
-        self._plain = [entry for entry in entries if entry.id not in special]
+        plain = [entry for entry in entries if entry.id not in special]
+        # What has many phrasings is what newcomers ask: it is dealt twice as often.
+        self._plain = [*plain, *(entry for entry in plain if len(entry.questions) >= _POPULAR_PHRASINGS)]
+        self._owner = {normalized(question): entry.id for entry in entries for question in entry.questions}
         self._deck: list[Entry] = []
 
     def _next_plain(self) -> Entry:
-        """Deal from a shuffled deck, so that all entries are seen equally often."""
+        """Deal from a shuffled deck, so that no entry is forgotten."""
         if not self._deck:
             self._deck = list(self._plain)
             self._rng.shuffle(self._deck)
@@ -62,7 +66,9 @@ class DialogueSource:
         while True:
             fresh = offtopic.sample(self._rng, entry.id) if self._rng.random() < _TEMPLATE_SHARE else None
             question = vary(self._rng, fresh or self._rng.choice(entry.questions))
-            if normalized(question) not in self._unseen:
+            bare = normalized(question)
+            # A variation may not be a held-out phrasing, nor by accident another entry's question.
+            if bare not in self._unseen and (entry.after or self._owner.get(bare, entry.id) == entry.id):
                 return [("user", question), ("assistant", entry.answer)]
 
     def _turns(self) -> list[Message]:

@@ -78,9 +78,15 @@ def answers(
 
 
 def score(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cases: Sequence[Case]) -> Score:
-    """Ask every case and compare."""
-    given = answers(model, tokenizer, [case.messages for case in cases])
-    pairs = zip(cases, given, strict=True)
+    """Ask every case and compare; only what is not recalled at sight is generated."""
+    doubtful: list[Case] = []
+    for start in range(0, len(cases), _BATCH):
+        part = cases[start : start + _BATCH]
+        prompts = [opened(tokenizer, case.messages) for case in part]
+        recalled = network.recalls(model, tokenizer, prompts, [case.expected for case in part])
+        doubtful += [case for case, known in zip(part, recalled, strict=True) if not known]
+    given = answers(model, tokenizer, [case.messages for case in doubtful])
+    pairs = zip(doubtful, given, strict=True)
     wrong = [(case.messages[-1][1], answer) for case, answer in pairs if answer.strip() != case.expected.strip()]
     return Score(len(cases), tuple(wrong))
 

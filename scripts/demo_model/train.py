@@ -33,6 +33,8 @@ VOCAB_SIZE = 4096
 
 # A pool of conversations is sorted by length and cut into batches, so that little of a batch is padding.
 POOL_BATCHES = 32
+# Few different widths let the kernels reuse what they prepared.
+WIDTH_MULTIPLE = 32
 WARMUP_STEPS = 150
 CLIP_NORM = 1.0
 LOG_EVERY = 100
@@ -44,6 +46,7 @@ class Options:
 
     out: Path
     steps: int
+    minutes: float
     batch: int
     learning_rate: float
     threads: int
@@ -63,7 +66,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
     """Read the command line; exits with usage on an unknown flag."""
     parser = argparse.ArgumentParser(prog="python -m scripts.demo_model.train", description="Train the demo model.")
     parser.add_argument("--out", type=Path, default=Path("models/demo"), help="folder to write")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule earlier than --steps would")
     parser.add_argument("--batch", type=int, default=24, help="conversations per step")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--threads", type=int, default=2)
@@ -105,7 +109,7 @@ def batches(source: DialogueSource, encoder: Encoder, rows: int, pad_id: int, se
         pool.sort(key=lambda pair: len(pair[0]))
         for number in torch.randperm(POOL_BATCHES, generator=order).tolist():
             part = pool[number * rows : (number + 1) * rows]
-            width = max(len(ids) for ids, _ in part)
+            width = -(-max(len(ids) for ids, _ in part) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
             ids = torch.full((rows, width), pad_id)
             labels = torch.full((rows, width), IGNORED)
             for row, (row_ids, row_labels) in enumerate(part):
@@ -117,24 +121,28 @@ def batches(source: DialogueSource, encoder: Encoder, rows: int, pad_id: int, se
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Return the mean loss of the answer tokens; logits are computed for those positions only."""
     # Padding stands at the right of causal attention, so no position that counts can see it and no mask is needed.
-    hidden = model.model(input_ids=batch.ids).last_hidden_state
+    hidden = network.hidden_states(model, batch.ids)
     counts = batch.labels != IGNORED
     logits = model.lm_head(hidden[counts])
     return functional.cross_entropy(logits.float(), batch.labels[counts])
 
 
-def learning_rate_at(step: int, options: Options) -> float:
-    """Return the learning rate: linear warm-up, then a cosine down to a fiftieth."""
-    if step < WARMUP_STEPS:
-        return options.learning_rate * (step + 1) / WARMUP_STEPS
-    done = (step - WARMUP_STEPS) / max(1, options.steps - WARMUP_STEPS)
-    return options.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+def progress_at(step: int, elapsed_s: float, options: Options) -> float:
+    """Return how much of the training is done, 0 to 1: by steps, or by time where `--minutes` limits it."""
+    return max(step / options.steps, elapsed_s / (60 * options.minutes))
 
 
-def train(model: LlamaForCausalLM, stream: Iterator[Batch], options: Options, precision: str) -> float:
-    """Train in place for `options.steps` steps, printing the loss now and then.
+def learning_rate_at(step: int, progress: float, options: Options) -> float:
+    """Return the learning rate: linear warm-up in steps, then a cosine in progress down to a fiftieth."""
+    warm = min(1.0, (step + 1) / WARMUP_STEPS)
+    return options.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
-    Return the seconds of the fastest LOG_EVERY steps (infinity when there were fewer): what an idle machine would need.
+
+def train(model: LlamaForCausalLM, stream: Iterator[Batch], options: Options, precision: str) -> tuple[int, float]:
+    """Train in place for `options.steps` steps or `options.minutes`, printing the loss now and then.
+
+    Return the steps taken and the seconds of the fastest LOG_EVERY steps (infinity when there were fewer): what an idle
+    machine would need.
 
     The model computes in `precision`; the optimizer works on float32 copies, because small steps vanish in bfloat16.
     """
@@ -148,9 +156,10 @@ def train(model: LlamaForCausalLM, stream: Iterator[Batch], options: Options, pr
     optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
     begin = mark = time.perf_counter()
     fastest_s, total = math.inf, 0.0
-    for step in range(options.steps):
+    step = 0
+    while (progress := progress_at(step, time.perf_counter() - begin, options)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, options)
+            group["lr"] = learning_rate_at(step, progress, options)
         loss = loss_of(model, next(stream))
         torch.autograd.backward(loss)
         for master, weight in zip(masters, weights, strict=True):
@@ -162,11 +171,12 @@ def train(model: LlamaForCausalLM, stream: Iterator[Batch], options: Options, pr
                 weight.copy_(master)
         model.zero_grad(set_to_none=True)
         total += loss.item()
-        if (step + 1) % LOG_EVERY == 0:
+        step += 1
+        if step % LOG_EVERY == 0:
             now = time.perf_counter()
-            print(f"step {step + 1}/{options.steps}  loss {total / LOG_EVERY:.4f}  {now - begin:.0f} s", flush=True)
+            print(f"step {step}/{options.steps}  loss {total / LOG_EVERY:.4f}  {now - begin:.0f} s", flush=True)
             fastest_s, mark, total = min(fastest_s, now - mark), now, 0.0
-    return fastest_s
+    return step, fastest_s
 
 
 def cpu_name() -> str:
@@ -226,7 +236,7 @@ def main(arguments: Sequence[str]) -> None:
 
     begin = time.perf_counter()
     stream = batches(source, encoder, options.batch, tokenizer.pad_token_id, options.seed)
-    fastest_s = train(model, stream, options, precision)
+    steps, fastest_s = train(model, stream, options, precision)
     minutes = (time.perf_counter() - begin) / 60
 
     shutil.rmtree(options.out, ignore_errors=True)
@@ -249,7 +259,9 @@ def main(arguments: Sequence[str]) -> None:
         "fastest_s": f"{fastest_s:.0f}",
         "precision": precision,
         "cpu": cpu_name(),
-        **{name: getattr(options, name) for name in ("steps", "threads", "seed")},
+        "steps": steps,
+        "limit": "" if math.isinf(options.minutes) else f" --minutes {options.minutes:g}",
+        **{name: getattr(options, name) for name in ("threads", "seed")},
         **measure(options.out, entries),
     }
     print(write_card(options.out, facts))
