@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from shared.errors import BrokerUnavailableError
 from shared.hot import PushClient
+from shared.metrics import RESUBSCRIBES
 
 _CONFIRM_TIMEOUT_S = 5.0
 
@@ -109,6 +110,8 @@ class Channels:
 
     def _on_connect(self) -> None:
         self.reconnects += 1
+        if self.reconnects:
+            RESUBSCRIBES.inc()
         if not self._listeners:
             return
         for key in self._listeners:

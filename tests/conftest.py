@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -19,6 +17,7 @@ from shared.hot import HotClient
 from shared.keys import Keys
 from shared.scripts import Scripts
 from tests.support import servers
+from tests.support.polling import serving
 
 
 @pytest.fixture(scope="session", params=servers.KINDS)
@@ -63,13 +62,8 @@ async def client(server: servers.Server) -> AsyncIterator[redis.asyncio.Redis]:
 async def hot(server: servers.Server) -> AsyncIterator[HotClient]:
     """A connected thin client."""
     connected = HotClient(server.url, "test-hot")
-    started = asyncio.Event()
-    task = asyncio.create_task(connected.run(started))
-    await asyncio.wait_for(started.wait(), 5)
-    yield connected
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    async with serving(connected):
+        yield connected
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ async def test_killing_the_subscriber_connection_every_500_ms_changes_no_clients
                 kills += int(server.client_kill_filter(_type="pubsub"))
         seen = await streams
         assert kills >= 5
+        assert metric(f"{api.url}/metrics", "penstock_resubscribes_total") >= 5
         assert metric(f"{api.url}/metrics", "penstock_gap_repairs_total", cause="reconnect") > 100
     for one in seen:
         one.check(160)

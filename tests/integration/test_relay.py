@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,6 +16,7 @@ from shared.keys import Keys
 from shared.scripts import Admission, Claimed, Scripts
 from shared.wire import DELTA, END, HEAD, Frame, Meta, encode
 from tests.support import servers
+from tests.support.polling import serving
 
 RID = "req_0" + "0" * 26
 ATTEMPT = "a1"
@@ -79,13 +79,8 @@ async def admit(scripts: Scripts) -> None:
 @pytest.fixture
 async def channels(server: servers.Server) -> AsyncIterator[Channels]:
     channels = Channels(server.url, "test-relay")
-    started = asyncio.Event()
-    task = asyncio.create_task(channels.run(started))
-    await asyncio.wait_for(started.wait(), 5)
-    yield channels
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    async with serving(channels):
+        yield channels
 
 
 @pytest.fixture
