@@ -1,12 +1,12 @@
 """Log + live channel → one ordered, gap-free sequence of bytes for one client.
 
 A relay has a cursor, a byte offset into the request's log that is always a frame's end. A live frame that starts at the
-cursor is taken; anything else — a gap, a renewed connection, a terminal frame, silence — makes the relay read the log
-from its cursor. So the log alone decides what the client sees, and in which order:
+cursor is taken; anything else — a gap, a renewed connection, an end that somebody else wrote, silence — makes the relay
+read the log from its cursor. So the log alone decides what the client sees, and in which order:
 
     live message ──┬─ starts at the cursor ──────────────> pending bytes ──> client
                    ├─ lies behind the cursor: a repeat, dropped
-                   └─ gap, end, reconnect, silence ──> dirty ──> read log ──^
+                   └─ gap, foreign end, reconnect, silence ──> dirty ──> read log ──^
 
 Taking a message never waits. When the client is slow and its bytes pile up, the relay stops taking live frames,
 remembers its cursor and reads slices of the log once the client has caught up: memory per stream stays bounded and
@@ -96,11 +96,11 @@ class Relay:
             self._heard_end = max(self._heard_end, end)
         elif end - len(message) + MESSAGE_HEADER_BYTES != self.cursor or self._foreign(frame):
             self._read_log("gap", end)
-        elif frame.kind & END:
-            self._read_log("end", end)  # a terminal frame is believed only when it stands in the log
+        elif frame.kind & END and not self._certain(frame):
+            self._read_log("end", end)
         else:
             self._take(end, frame)
-            if self._pending:
+            if self._pending or self.end is not None:
                 self._wake()
 
     def on_gap(self) -> None:
@@ -126,6 +126,15 @@ class Relay:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _certain(self, frame: Frame) -> bool:
+        """Whether a terminal frame that starts at the cursor may be believed without a look at the log.
+
+        It may when the attempt that wrote it wrote everything that this client has seen: the guard in `done` has
+        compared the log's length with what that attempt had written. What a script or another attempt says is believed
+        when it stands in the log.
+        """
+        return frame.attempt != "" and self._attempt in {frame.attempt, ""}
 
     def _foreign(self, frame: Frame) -> bool:
         """Whether taking this frame would splice two generations.

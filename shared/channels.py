@@ -14,6 +14,9 @@ from shared.hot import PushClient
 from shared.metrics import RESUBSCRIBES
 
 _CONFIRM_TIMEOUT_S = 5.0
+_LINGER_S = 1.0
+"""A channel that nobody follows any more stays subscribed so long: many are left at once for one command and one wake-up
+of the server, and nothing is published on the channel of a request that has ended."""
 
 
 class Listener(Protocol):
@@ -36,6 +39,7 @@ class Channels:
         self._client = PushClient(url, client_name, self._on_reply, self._on_connect)
         self._listeners: dict[bytes, list[Listener]] = {}
         self._unconfirmed: dict[bytes, asyncio.Future[None]] = {}
+        self._deserted: list[bytes] = []
         self.reconnects = -1  # the first connect is none
 
     async def run(self, started: asyncio.Event) -> None:
@@ -53,16 +57,17 @@ class Channels:
         What was published before the confirmation may have been missed. While there is no connection the future waits.
         """
         key = channel.encode()
-        listeners = self._listeners.setdefault(key, [])
+        listeners = self._listeners.get(key)
+        if listeners is None:
+            confirmed = self._unconfirmed[key] = asyncio.get_running_loop().create_future()
+            self._listeners[key] = [listener]
+            self._client.send("SUBSCRIBE", key)
+            return confirmed
         listeners.append(listener)
-        confirmed = self._unconfirmed.get(key)
-        if confirmed is None:
-            confirmed = asyncio.get_running_loop().create_future()
-            if len(listeners) > 1:
-                confirmed.set_result(None)
-            else:
-                self._unconfirmed[key] = confirmed
-                self._client.send("SUBSCRIBE", key)
+        if key in self._unconfirmed:
+            return self._unconfirmed[key]
+        confirmed = asyncio.get_running_loop().create_future()
+        confirmed.set_result(None)
         return confirmed
 
     async def subscribe(self, channel: str, listener: Listener) -> None:
@@ -94,9 +99,19 @@ class Channels:
             return
         listeners.remove(listener)
         if not listeners:
+            if not self._deserted:
+                asyncio.get_running_loop().call_later(_LINGER_S, self._leave)
+            self._deserted.append(key)
+
+    def _leave(self) -> None:
+        """Leaves the channels that nobody has come back to."""
+        deserted, self._deserted = self._deserted, []
+        left = [key for key in dict.fromkeys(deserted) if not self._listeners.get(key, True)]
+        for key in left:
             del self._listeners[key]
             self._unconfirmed.pop(key, None)
-            self._client.send("UNSUBSCRIBE", key)
+        if left:
+            self._client.send("UNSUBSCRIBE", *left)
 
     def _on_reply(self, reply: list[Any]) -> None:
         kind = reply[0]
@@ -112,8 +127,6 @@ class Channels:
         self.reconnects += 1
         if self.reconnects:
             RESUBSCRIBES.inc()
-        if not self._listeners:
-            return
         for key in self._listeners:
             self._client.send("SUBSCRIBE", key)
         for listeners in self._listeners.values():

@@ -77,7 +77,7 @@ class Attempt:
         self._scripts = scripts
         self._wid = identity.wid
         self._stop: Stop | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[object] | None = None  # the task in which the engine works for this attempt
         self._gone = asyncio.Event()
         self._unread = True
         self._complete = False
@@ -118,22 +118,31 @@ class Attempt:
     async def _serve(self) -> Meta:
         """The engine's answer, as the terminal state it leads to."""
         current_journal.set(self._out)
-        self._task = asyncio.create_task(self._call_engine(), name=f"attempt-{self.rid}")
-        if self._stop is not None:
-            self._task.cancel()
-        await asyncio.wait({self._task})
-        if self._task.cancelled():
-            return Meta(state=State.CANCELLED, reason="cancelled")
-        error = self._task.exception()
-        if error is not None:
-            log.error("the engine raised on request %s", self.rid, exc_info=error)
+        try:
+            if self._stop is None:
+                await self._call_engine()
+        except asyncio.CancelledError:
+            if self._stop is None:
+                raise  # not by `stop`: the worker itself ends
+        except Exception:
+            log.exception("the engine raised on request %s", self.rid)
             return Meta(state=State.FAILED, reason="engine_error", message="The engine failed on this request.")
+        if self._stop is not None:
+            return Meta(state=State.CANCELLED, reason="cancelled")
         if not self._complete:
             return Meta(state=State.FAILED, reason="engine_error", message="The engine's answer broke off.")
         return Meta(state=State.SUCCEEDED, reason="completed", usage=self._out.used)
 
     async def _call_engine(self) -> None:
-        await self._engine.app(self._scope(), self._receive, self._send)
+        """In the attempt's own task: a task more for each request would cost as much as ten of its tokens."""
+        self._task = task = asyncio.current_task()
+        try:
+            await self._engine.app(self._scope(), self._receive, self._send)
+        finally:
+            self._task = None
+            # what `stop` cancelled is the engine's work, not what this task does next
+            while self._stop is not None and task is not None and task.uncancel():
+                pass
 
     def _scope(self) -> Scope:
         request = self._request

@@ -71,6 +71,7 @@ class Intake:
         self._slots = slots
         self._queue_of = {keys.queue(queue.name).encode(): queue.name for queue in QUEUES}
         self._room = asyncio.Event()
+        self._claiming: set[asyncio.Task[None]] = set()
         self._swept_at_s = 0.0
         self._draining = False
         self._stopped = asyncio.Event()
@@ -100,11 +101,13 @@ class Intake:
                 if not str(error).startswith("NOGROUP"):
                     raise
                 await self._make_groups()
+        if self._claiming:
+            await asyncio.wait(self._claiming)
         self._stopped.set()
         await asyncio.Event().wait()
 
     async def _turn(self) -> None:
-        free = self._slots - self._attempts.width
+        free = self._slots - self._attempts.width - len(self._claiming)
         if free <= 0:
             self._room.clear()
             await self._room.wait()
@@ -118,7 +121,17 @@ class Intake:
             entries = await self._scripts.pull(wid, min(free, _MOST_PULLED))
         if not entries:
             entries = await self._wait(wid)
-        await asyncio.gather(*(self._claim(wid, entry) for entry in entries))
+        for entry in entries:
+            task = asyncio.create_task(self._claim(wid, entry), name=f"claim-{entry.rid}")
+            self._claiming.add(task)
+            task.add_done_callback(self._claimed)
+        if entries:
+            # the claims are written first, and the next pull right behind them: the server wakes up once for both
+            await asyncio.sleep(0)
+
+    def _claimed(self, task: asyncio.Task[None]) -> None:
+        self._claiming.discard(task)
+        self._room.set()
 
     async def _wait(self, wid: str) -> list[Entry]:
         """One entry as soon as there is one; nothing after BLOCK_MS. Never cancelled: the entry would be orphaned."""
@@ -148,14 +161,19 @@ class Intake:
 
     async def _claim(self, wid: str, entry: Entry) -> None:
         attempt = new_attempt_id()
-        for left in reversed(range(_CLAIM_TRIES)):
+        claimed: Claimed | Unclaimed | None = None
+        for _ in range(_CLAIM_TRIES):
             try:
                 claimed = await self._scripts.claim(wid, entry, attempt)
                 break
             except BrokerUnavailableError:
-                if not left:
-                    raise
                 await asyncio.sleep(_RETRY_PAUSE_S)
+            except FencedError:
+                self._identity.condemned(wid)
+                return
+        if claimed is None:
+            log.warning("request %s could not be claimed; it is swept up later", entry.rid)
+            return
         if isinstance(claimed, Unclaimed):
             CLAIMS.labels(outcome=claimed.outcome.lower()).inc()
             return

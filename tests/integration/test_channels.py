@@ -79,9 +79,25 @@ async def test_the_last_listener_that_goes_ends_the_subscription(
     assert await client.publish(keys.channel("r1"), b"one") == 1
     await eventually(lambda: second.messages == [b"one"], "the message")
     channels.unsubscribe(keys.channel("r1"), second)
+    await eventually(lambda: channels._listeners == {}, "the subscription is left")
     barrier = Ear()
     await channels.subscribe(keys.channel("r2"), barrier)
     assert await client.publish(keys.channel("r1"), b"two") == 0
+    assert first.messages == []
+
+
+async def test_who_comes_back_to_a_channel_just_left_hears_everything_at_once(
+    channels: Channels, client: redis.asyncio.Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels_module, "_LINGER_S", 0.05)
+    first, second = Ear(), Ear()
+    await channels.subscribe(keys.channel("r1"), first)
+    channels.unsubscribe(keys.channel("r1"), first)
+    await channels.subscribe(keys.channel("r1"), second)
+    assert await client.publish(keys.channel("r1"), b"one") == 1
+    await eventually(lambda: channels._deserted == [], "the time to leave has come")
+    assert await client.publish(keys.channel("r1"), b"two") == 1
+    await eventually(lambda: second.messages == [b"one", b"two"], "both messages")
     assert first.messages == []
 
 
@@ -114,5 +130,7 @@ async def test_a_subscription_that_nobody_confirms_fails_and_leaves_no_listener(
     unconnected = Channels(server.url, "never-run")
     with pytest.raises(BrokerUnavailableError):
         await unconnected.subscribe(keys.channel("r1"), Ear())
+    assert not any(unconnected._listeners.values())
+    unconnected._leave()
     assert unconnected._listeners == {}
     assert unconnected._unconfirmed == {}

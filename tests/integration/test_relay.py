@@ -16,7 +16,7 @@ from shared.keys import Keys
 from shared.scripts import Admission, Claimed, Scripts
 from shared.wire import DELTA, END, HEAD, Frame, Meta, encode
 from tests.support import servers
-from tests.support.polling import serving
+from tests.support.polling import eventually, serving
 
 RID = "req_0" + "0" * 26
 ATTEMPT = "a1"
@@ -200,18 +200,33 @@ async def test_every_cursor_is_the_logs_offset_of_the_end_of_its_event(
     assert [int(cursor[4:]) for cursor, _ in events][-1] == len(log)
 
 
-async def test_a_terminal_message_that_does_not_stand_in_the_log_is_not_believed(
-    relay: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys
+@pytest.mark.parametrize("writer", ["", "another"])
+async def test_an_end_by_another_writer_that_does_not_stand_in_the_log_is_not_believed(
+    relay: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys, writer: str
 ) -> None:
     reading = asyncio.create_task(read_all(relay))
     await engine.step(event(0))
-    liar = encode(Frame(END, ATTEMPT, 1, [], 0, Meta(state="succeeded"), b"data: lie\n\n"))
+    await eventually(lambda: relay.head is not None, "the first event")
+    liar = encode(Frame(END, writer, 1, [], 0, Meta(state="succeeded"), b""))
     head = b"\x92\xce" + (engine.log_len + len(liar)).to_bytes(4, "big")
     await client.publish(keys.channel(RID), head + liar)
     await engine.step(event(1))
     await engine.done()
     assert without_ids(await reading) == engine.sent
-    assert b"lie" not in engine.sent
+
+
+async def test_the_end_of_the_attempt_that_wrote_everything_is_believed_without_reading_the_log(
+    relay: Relay, engine: Engine, hot: HotClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    await eventually(lambda: relay.head is not None, "the first event")
+    reads: list[object] = []
+    monkeypatch.setattr(hot, "send", lambda *command, **_: reads.append(command))
+    await engine.step(event(1))
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+    assert reads == []
 
 
 async def test_a_request_that_the_server_forgot_is_admitted_again_when_nothing_was_visible(
