@@ -9,6 +9,7 @@ import uvicorn
 
 from api.app import create_app
 from api.observe import Outermost
+from api.routes import completions
 from api.settings import ApiSettings
 from shared.errors import ConfigurationError
 from shared.process import tune_collector
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
         return 1
     tune_collector()
     config = uvicorn.Config(
-        Outermost(create_app(settings)),
+        Outermost(create_app(settings), completions.DIRECT),
         loop="uvloop",
         http="httptools",
         ws="none",

@@ -1,4 +1,8 @@
-"""The outermost layer of a replica: names and counts requests, and keeps the way to the socket short.
+"""The outermost layer of a replica: names and counts requests, and keeps the ways to the route and the socket short.
+
+A generation does not go through FastAPI's middleware, router and dependencies, which cost more per request than
+admission does: its path is looked up here and its endpoint called directly. FastAPI knows the same endpoints, for its
+OpenAPI document and for servers that are given the application without this layer.
 
 Every layer between a route and the server wraps `send`, and a wrapper costs a coroutine per chunk. The head of a
 response must pass through them; the chunks of a stream need not. So the server's own `send` is put into the scope,
@@ -7,15 +11,30 @@ where the streaming response finds it.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from prometheus_client import Counter
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
+from api import problems
+from shared import errors
+from shared.errors import BrokerUnavailableError, RequestError
 from shared.metrics import HTTP_REQUESTS
 
+log = logging.getLogger(__name__)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
 _NO_ROUTE = "unmatched"
+_CLIENT_GONE = 499
 _REQUEST_ID = b"x-request-id"
 _USABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 DIRECT_SEND = "penstock.send"
@@ -28,8 +47,10 @@ class Outermost:
     The id is the client's own if it sent one, else the one that the route set, else a random one.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: FastAPI, direct: dict[str, Endpoint]) -> None:
+        """`direct`: endpoints of POST requests by path."""
         self._app = app
+        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
@@ -37,15 +58,43 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         scope[DIRECT_SEND] = send
+        endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", _NO_ROUTE)
-                HTTP_REQUESTS.labels(route=route, method=scope["method"], code=message["status"]).inc()
+                route = scope["path"] if endpoint else getattr(scope.get("route"), "path", _NO_ROUTE)
+                _counter(route, scope["method"], message["status"]).inc()
                 message["headers"] = _with_request_id(list(message["headers"]), _sent_id(scope))
             await send(message)
 
-        await self._app(scope, receive, watched)
+        if endpoint is None:
+            await self._app(scope, receive, watched)
+            return
+        scope["app"] = self._app
+        request = Request(scope, receive)
+        response = await _answered(endpoint, request)
+        await response(scope, receive, watched)
+
+
+async def _answered(endpoint: Endpoint, request: Request) -> Response:
+    """The endpoint's response, or that of the error which it raised."""
+    try:
+        return await endpoint(request)
+    except RequestError as error:
+        return await problems.on_request_error(request, error)
+    except BrokerUnavailableError as error:
+        return await problems.on_broker_error(request, error)
+    except ClientDisconnect:
+        return Response(status_code=_CLIENT_GONE)
+    except Exception:
+        log.exception("%s %s", request.method, request.url.path)
+        return problems.response(errors.internal_error())
+
+
+@cache
+def _counter(route: str, method: str, status: int) -> Counter:
+    """The counter of such answers. Looking it up costs more than counting; paths are routes here, never free text."""
+    return HTTP_REQUESTS.labels(route=route, method=method, code=status)
 
 
 def _sent_id(scope: Scope) -> bytes | None:

@@ -30,6 +30,7 @@ from shared.wire import END, HEAD, MESSAGE_HEADER_BYTES, Frame, Meta, decode_mes
 PENDING_BYTES = 65_536
 """Bytes kept in memory for a client that is slower than its stream."""
 TICK_S = 0.25
+HEARTBEAT = b": heartbeat\n\n"
 _SILENT_TICKS_RUNNING = 4
 _SILENT_TICKS_QUEUED = 12
 _RETRY_FIRST_S = 0.05
@@ -46,6 +47,7 @@ class Relay:
         "_events",
         "_grace_s",
         "_heard_end",
+        "_idle_ticks",
         "_keys",
         "_loop",
         "_pending",
@@ -55,7 +57,10 @@ class Relay:
         "_waiter",
         "cursor",
         "end",
+        "gone",
         "head",
+        "heartbeat_ticks",
+        "hung_up",
         "rid",
         "send_now",
     )
@@ -79,9 +84,16 @@ class Relay:
         self._dirty = False
         self._heard_end = 0
         self._silent_ticks = 0
+        self._idle_ticks = 0
         self._waiter: asyncio.Future[None] | None = None
         self.send_now: Callable[[bytes], bool] | None = None
         """Sends bytes to the client without waiting, or returns False and sends nothing. Hot path: no task wakes."""
+        self.hung_up: Callable[[], bool] | None = None
+        """Whether the client has hung up; asked with every tick."""
+        self.gone = False
+        """The client was found to have hung up."""
+        self.heartbeat_ticks = 0
+        """Ticks without a byte after which a client that waits gets a comment; 0: never."""
         self._loop = asyncio.get_running_loop()  # looked up once: on 3.11 every look-up costs a system call
 
     # ---- what the subscriber connection and the watch call; never waits
@@ -108,7 +120,16 @@ class Relay:
         self._read_log("reconnect", 0)
 
     def tick(self) -> None:
-        """Called every TICK_S: a relay that has heard nothing for a while reads the log."""
+        """Called every TICK_S: a relay that has heard nothing for a while reads the log, and tells its client so."""
+        if self.hung_up is not None and self.hung_up():
+            self.gone = True
+            self._wake()
+            return
+        self._idle_ticks += 1
+        if self.heartbeat_ticks and self._idle_ticks >= self.heartbeat_ticks:
+            self._idle_ticks = 0
+            self._hand_out(HEARTBEAT)
+            self._wake()
         self._silent_ticks += 1
         if self._silent_ticks >= (_SILENT_TICKS_RUNNING if self.head else _SILENT_TICKS_QUEUED):
             self._silent_ticks = 0
@@ -156,16 +177,20 @@ class Relay:
                 self.end = meta
         data = frame.data
         if data:
+            self._idle_ticks = 0
             if self._events:
                 data = with_cursors(data, end)
-            # The client's task waits and has nothing to send: what it would send can be sent right here.
-            waiter = self._waiter
-            if waiter is not None and not waiter.done() and self.send_now is not None and self.send_now(data):
-                return
-            self._pending.append(data)
-            self._pending_bytes += len(data)
+            self._hand_out(data)
             if self._pending_bytes > PENDING_BYTES:
                 self._dirty = True  # a slow client: what follows is read from the log later
+
+    def _hand_out(self, data: bytes) -> None:
+        # The client's task waits and has nothing to send: what it would send can be sent right here.
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and self.send_now is not None and self.send_now(data):
+            return
+        self._pending.append(data)
+        self._pending_bytes += len(data)
 
     # ---- what the client's task calls
 
@@ -208,13 +233,15 @@ class Relay:
         waiter = self._waiter = self._loop.create_future()
         await waiter
 
-    async def rest(self) -> bytes:
-        """Everything until the request has ended. Raises as `advance` does."""
+    async def rest(self) -> bytes | None:
+        """Everything until the request has ended; None once the client has hung up. Raises as `advance` does."""
         pieces = []
         while True:
             pieces.append(self.take())
             if self.end is not None and not self._pending:
                 return b"".join(pieces)
+            if self.gone:
+                return None
             if not self._pending:
                 await self.advance()
 

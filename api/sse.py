@@ -11,19 +11,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from api import problems
 from api.admission import Door, Ticket
 from api.observe import DIRECT_SEND
-from api.relay import Relay, is_event_stream
+from api.relay import TICK_S, Relay, is_event_stream
 from api.settings import ApiSettings
-from api.transport import socket_writer
+from api.transport import hang_up_watch, socket_writer
 from shared.errors import RequestError
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT
 from shared.wire import Meta
@@ -31,56 +31,95 @@ from shared.wire import Meta
 T = TypeVar("T")
 
 _HOP_HEADERS = frozenset({"content-length", "connection", "transfer-encoding", "server", "date", "content-type"})
-_STREAM_TYPE = "text/event-stream; charset=utf-8"
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect events into buffers
+]
 _BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
 
-def ticket_headers(ticket: Ticket) -> dict[str, str]:
+def _ticket_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
     """What every generation's response says about itself."""
-    return {"x-request-id": ticket.rid, "x-penstock-request": ticket.rid, "x-penstock-lane": ticket.lane}
+    rid, lane = ticket.rid.encode(), ticket.lane.encode()
+    return [(b"x-request-id", rid), (b"x-penstock-request", rid), (b"x-penstock-lane", lane)]
 
 
-class _Events(EventSourceResponse):
-    """sse-starlette's response with a plain loop over ready-made events.
+def _engine_headers(head: Meta | None) -> list[tuple[bytes, bytes]]:
+    """The engine's headers that concern the answer and not the engine's connection."""
+    if head is None:
+        return []
+    return [(name.encode(), value.encode()) for name, value in head.headers if name not in _HOP_HEADERS]
 
-    Its own loop encodes each event and opens a cancel scope around each send, which cost more than everything else that
-    a replica does with a token. Disconnects, heartbeats and shutdown stay its own. While the client keeps up, events do
-    not even wake this response's task: the relay sends them from the subscriber's callback. See docs/adr/0007.
+
+def _as_text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+
+
+class EventStream(Response):
+    """A stream of ready-made events.
+
+    On uvicorn it takes the short way: while the client keeps up, the relay writes events from the subscriber's callback
+    and this response's task sleeps; hang-ups and heartbeats are looked after by the relay's watch. Behind any other
+    server the same events go through sse-starlette, whose task group costs more per request than the queue does.
+    See docs/adr/0007.
     """
 
     def __init__(
-        self, relay: Relay, events: AsyncGenerator[bytes, None], *, over: Callable[[], None], **options: Any
+        self,
+        relay: Relay,
+        pieces: AsyncGenerator[bytes, None],
+        *,
+        over: Callable[[], None],
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        settings: ApiSettings,
     ) -> None:
-        """`over` is called when the response has ended, however it ended. `options` are EventSourceResponse's."""
-        super().__init__(events, **options)
+        """`over` is called when the response has ended, however it ended."""
+        self.status_code = status
+        self.raw_headers = headers
+        self.background = None
         self._relay = relay
+        self._pieces = pieces
         self._over = over
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
-        self._direct_send: Send = scope.get(DIRECT_SEND, send)
+        direct: Send = scope.get(DIRECT_SEND, send)
         try:
-            await super().__call__(scope, receive, send)
+            hung_up = hang_up_watch(direct)
+            if hung_up is None:
+                await self._by_sse_starlette()(scope, receive, send)
+            else:
+                await self._short(send, direct, hung_up)
         finally:  # a generator that was never started runs no `finally` of its own
             self._relay.send_now = None
             self._over()
 
-    async def _stream_response(self, send: Send) -> None:
+    async def _short(self, send: Send, direct: Send, hung_up: Callable[[], bool]) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        direct = self._direct_send
-        events = cast("AsyncGenerator[bytes, None]", self.body_iterator)
-        self._relay.send_now = socket_writer(direct)
-        async with contextlib.aclosing(events):
-            async for piece in events:
-                await direct(_chunk(piece))
-        async with self._send_lock:
-            self.active = False
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        relay = self._relay
+        relay.heartbeat_ticks = max(1, round(self._settings.heartbeat_s / TICK_S))
+        relay.hung_up = hung_up
+        relay.send_now = socket_writer(direct)
+        async with contextlib.aclosing(self._pieces) as pieces:
+            async for piece in pieces:
+                await direct({"type": "http.response.body", "body": piece, "more_body": True})
+        await direct({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-def _chunk(events: bytes) -> Message:
-    return {"type": "http.response.body", "body": events, "more_body": True}
+    def _by_sse_starlette(self) -> EventSourceResponse:
+        own = {b"content-type", b"cache-control", b"x-accel-buffering"}  # it sets these itself
+        return EventSourceResponse(
+            self._pieces,
+            status_code=self.status_code,
+            headers={name.decode(): value.decode() for name, value in self.raw_headers if name not in own},
+            ping=self._settings.heartbeat_s,
+            ping_message_factory=_heartbeat,
+            shutdown_grace_period=self._settings.drain_s,
+            sep="\n",
+        )
 
 
 class Answer:
@@ -119,22 +158,17 @@ class Answer:
     def _problem(self, error: RequestError) -> Response:
         self._leave(error.code)
         REJECTED.labels(code=error.code).inc()
-        return problems.response(error, ticket_headers(self._ticket))
+        return problems.response(error, _as_text(_ticket_headers(self._ticket)))
 
-    def _events(self) -> _Events:
+    def _events(self) -> EventStream:
         head = self._ticket.relay.head
-        headers = {**_headers(head), **ticket_headers(self._ticket), "Cache-Control": "no-cache"}
-        return _Events(
+        return EventStream(
             self._ticket.relay,
             self._relayed(),
             over=lambda: self._leave("client_gone"),
-            status_code=head.status if head else 200,
-            headers=headers,
-            media_type=_STREAM_TYPE,
-            ping=self._settings.heartbeat_s,
-            ping_message_factory=_heartbeat,
-            shutdown_grace_period=self._settings.drain_s,
-            sep="\n",
+            status=head.status if head else 200,
+            headers=[*_engine_headers(head), *_ticket_headers(self._ticket), *_STREAM_HEADERS],
+            settings=self._settings,
         )
 
     async def _relayed(self) -> AsyncGenerator[bytes, None]:
@@ -149,6 +183,8 @@ class Answer:
                     yield piece
                 elif (end := relay.end) is not None:
                     break
+                elif relay.gone:
+                    return
                 else:
                     await relay.advance()
             outcome = end.state
@@ -162,7 +198,8 @@ class Answer:
 
     async def _whole(self, request: Request) -> Response:
         relay = self._ticket.relay
-        body = await _unless_gone(request, relay.rest())
+        relay.hung_up = hang_up_watch(request.scope.get(DIRECT_SEND))
+        body = await (_unless_gone(request, relay.rest()) if relay.hung_up is None else relay.rest())
         if body is None:
             self._leave("client_gone")
             return Response(status_code=499)
@@ -173,10 +210,11 @@ class Answer:
         self._leave("succeeded")
         if head is None:
             return Response(status_code=_BAD_GATEWAY)
+        ours = _ticket_headers(self._ticket)
         if head.status >= _FIRST_ERROR_STATUS:
-            return problems.response(problems.of_refusal(head.status, body), ticket_headers(self._ticket))
+            return problems.response(problems.of_refusal(head.status, body), _as_text(ours))
         kind = next((value for name, value in head.headers if name == "content-type"), "application/json")
-        return Response(body, head.status, {**_headers(head), **ticket_headers(self._ticket), "content-type": kind})
+        return Response(body, head.status, _as_text([*_engine_headers(head), *ours]), kind)
 
     def _observe_first(self) -> None:
         ticket = self._ticket
@@ -190,11 +228,6 @@ class Answer:
         self._door.leave(ticket)
         FINISHED.labels(lane=ticket.lane, model=ticket.model, outcome=outcome).inc()
         DURATION.labels(lane=ticket.lane, model=ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
-
-
-def _headers(head: Meta | None) -> dict[str, str]:
-    """The engine's headers that concern the answer and not the engine's connection."""
-    return {name: value for name, value in head.headers if name not in _HOP_HEADERS} if head else {}
 
 
 def _heartbeat() -> ServerSentEvent:

@@ -14,6 +14,17 @@ from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
+def hang_up_watch(send: Send | None) -> Callable[[], bool] | None:
+    """Tells whether the client has hung up, without a task that waits for the news.
+
+    `send` is the server's own. None when the server is another one: then `receive` has to be listened to.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or cycle.scope["method"] == "HEAD":
+        return None
+    return lambda: bool(cycle.disconnected)
+
+
 def socket_writer(send: Send) -> Callable[[bytes], bool] | None:
     """Writes bytes of a body that has begun, at once; the writer returns False, and writes nothing, when it would wait.
 

@@ -15,8 +15,8 @@ from shared.metrics import RESUBSCRIBES
 
 _CONFIRM_TIMEOUT_S = 5.0
 _LINGER_S = 1.0
-"""A channel that nobody follows any more stays subscribed so long: many are left at once for one command and one wake-up
-of the server, and nothing is published on the channel of a request that has ended."""
+"""A channel that nobody follows any more stays subscribed so long: many are left at once for one command and one
+wake-up of the server, and nothing is published on the channel of a request that has ended."""
 
 
 class Listener(Protocol):

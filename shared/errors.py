@@ -153,6 +153,11 @@ def engine_error(message: str) -> RequestError:
     return RequestError(500, "engine_error", message, should_retry=True)
 
 
+def internal_error() -> RequestError:
+    """500: a bug of ours; the log has it."""
+    return RequestError(500, "internal_error", "The server made a mistake. Its log says more.", should_retry=True)
+
+
 def cancelled() -> RequestError:
     """499: the request was cancelled; seen by other readers of the same request, never by whoever has left."""
     return RequestError(499, "cancelled", "The request was cancelled.", should_retry=False)

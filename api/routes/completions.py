@@ -1,30 +1,28 @@
-"""POST /v1/chat/completions, /v1/completions and /generate."""
+"""POST /v1/chat/completions, /v1/completions and /generate.
+
+The endpoints take the request as it came, so that `Outermost` can call them without FastAPI's routing and dependencies.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.admission import Ticket
 from api.auth import tenant_of
 from api.schemas import ValidRequest, validate_chat, validate_completion, validate_generate
-from api.settings import ApiSettings
 from api.sse import Answer
 from shared.errors import request_too_large
 
 router = APIRouter(tags=["generation"])
+_FORWARDED = (b"content-type", b"traceparent", b"tracestate")
 
-_FORWARDED = ("content-type", "traceparent", "tracestate")
 
-
-async def _body(request: Request) -> bytes:
-    """The request body. Raises RequestError (413) as soon as it is over the limit."""
+async def _body(request: Request, declared: bytes) -> bytes:
+    """The request body; `declared` is its content-length. Raises RequestError (413) as soon as it is over the limit."""
     limit: int = request.app.state.settings.max_body_bytes
-    declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise request_too_large(limit)
     parts, size = [], 0
@@ -36,39 +34,35 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-Tenant = Annotated[str, Depends(tenant_of)]
-Body = Annotated[bytes, Depends(_body)]
-
-
-async def _admit(
-    request: Request, tenant: str, body: bytes, validate: Callable[[bytes, str | None], ValidRequest]
-) -> tuple[ValidRequest, Ticket]:
-    valid = validate(body, request.headers.get("x-priority-lane"))
-    headers = [(name, request.headers[name]) for name in _FORWARDED if name in request.headers]
-    return valid, await request.app.state.door.enter(valid, tenant, headers)
-
-
-async def _answer(request: Request, valid: ValidRequest, ticket: Ticket) -> Response:
-    settings: ApiSettings = request.app.state.settings
-    return await Answer(request.app.state.door, ticket, settings, stream=valid.stream).response(request)
+async def _answer(request: Request, validate: Callable[[bytes, str | None], ValidRequest]) -> Response:
+    """One generation. What refuses a request comes before the queue does: key, size, outline."""
+    state = request.app.state
+    tenant = await tenant_of(request)
+    headers: dict[bytes, bytes] = dict(request.scope["headers"])
+    body = await _body(request, headers.get(b"content-length", b""))
+    lane = headers.get(b"x-priority-lane")
+    valid = validate(body, lane.decode("latin-1") if lane is not None else None)
+    forwarded = [(name.decode(), headers[name].decode("latin-1")) for name in _FORWARDED if name in headers]
+    ticket = await state.door.enter(valid, tenant, forwarded)
+    return await Answer(state.door, ticket, state.settings, stream=valid.stream).response(request)
 
 
 @router.post("/v1/chat/completions")
-async def chat_completions(request: Request, tenant: Tenant, body: Body) -> Response:
+async def chat_completions(request: Request) -> Response:
     """Answers a conversation; with `stream: true` as Server-Sent Events."""
-    return await _answer(request, *await _admit(request, tenant, body, validate_chat))
+    return await _answer(request, validate_chat)
 
 
 @router.post("/v1/completions")
-async def completions(request: Request, tenant: Tenant, body: Body) -> Response:
+async def completions(request: Request) -> Response:
     """Continues a prompt; with `stream: true` as Server-Sent Events."""
-    return await _answer(request, *await _admit(request, tenant, body, validate_completion))
+    return await _answer(request, validate_completion)
 
 
 @router.post("/generate")
-async def generate(request: Request, tenant: Tenant, body: Body) -> Response:
+async def generate(request: Request) -> Response:
     """Prompt in, text out: `{"prompt": …}` → `{"text": …, "usage": …}`. Takes the parameters of /v1/completions."""
-    answer = await _answer(request, *await _admit(request, tenant, body, validate_generate))
+    answer = await _answer(request, validate_generate)
     if answer.status_code != 200:  # noqa: PLR2004
         return answer
     completion = json.loads(bytes(answer.body))
@@ -81,3 +75,11 @@ async def generate(request: Request, tenant: Tenant, body: Body) -> Response:
     }
     headers = {name: value for name, value in answer.headers.items() if name.startswith("x-")}
     return Response(json.dumps(plain), 200, headers, "application/json")
+
+
+DIRECT: dict[str, Callable[[Request], Awaitable[Response]]] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/completions": completions,
+    "/generate": generate,
+}
+"""See observe.Outermost."""
