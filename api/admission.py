@@ -22,7 +22,7 @@ from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
-from shared.metrics import ADMITTED, STREAMS_OPEN
+from shared.metrics import ADMITTED, STREAMS_OPEN, child
 from shared.reaper import owner_and_queue
 from shared.registry import Pool
 from shared.scripts import Admission, Admitted, Scripts
@@ -91,7 +91,7 @@ class Door:
             raise
         self._watch.add(relay)
         STREAMS_OPEN.inc()
-        ADMITTED.labels(lane=valid.lane, model=model).inc()
+        child(ADMITTED, valid.lane, model).inc()
         return Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s)
 
     async def _follow_and_admit(self, pool: Pool, admission: Admission, model: str, relay: Relay) -> None:

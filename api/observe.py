@@ -15,19 +15,17 @@ import logging
 import os
 import re
 from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from api import problems
 from shared import errors
 from shared.errors import BrokerUnavailableError, RequestError
-from shared.metrics import HTTP_REQUESTS
+from shared.metrics import HTTP_REQUESTS, child
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ class Outermost:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = scope["path"] if endpoint else getattr(scope.get("route"), "path", _NO_ROUTE)
-                _counter(route, scope["method"], message["status"]).inc()
+                child(HTTP_REQUESTS, route, scope["method"], str(message["status"])).inc()
                 message["headers"] = _with_request_id(list(message["headers"]), _sent_id(scope))
             await send(message)
 
@@ -89,12 +87,6 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
     except Exception:
         log.exception("%s %s", request.method, request.url.path)
         return problems.response(errors.internal_error())
-
-
-@cache
-def _counter(route: str, method: str, status: int) -> Counter:
-    """The counter of such answers. Looking it up costs more than counting; paths are routes here, never free text."""
-    return HTTP_REQUESTS.labels(route=route, method=method, code=status)
 
 
 def _sent_id(scope: Scope) -> bytes | None:

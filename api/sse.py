@@ -25,7 +25,7 @@ from api.relay import TICK_S, Relay, is_event_stream
 from api.settings import ApiSettings
 from api.transport import hang_up_watch, socket_writer
 from shared.errors import RequestError
-from shared.metrics import DURATION, FINISHED, REJECTED, TTFT
+from shared.metrics import DURATION, FINISHED, REJECTED, TTFT, child
 from shared.wire import Meta
 
 T = TypeVar("T")
@@ -218,7 +218,7 @@ class Answer:
 
     def _observe_first(self) -> None:
         ticket = self._ticket
-        TTFT.labels(lane=ticket.lane, model=ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
+        child(TTFT, ticket.lane, ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
 
     def _leave(self, outcome: str) -> None:
         if self._left:
@@ -226,8 +226,8 @@ class Answer:
         self._left = True
         ticket = self._ticket
         self._door.leave(ticket)
-        FINISHED.labels(lane=ticket.lane, model=ticket.model, outcome=outcome).inc()
-        DURATION.labels(lane=ticket.lane, model=ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
+        child(FINISHED, ticket.lane, ticket.model, outcome).inc()
+        child(DURATION, ticket.lane, ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
 
 
 def _heartbeat() -> ServerSentEvent:

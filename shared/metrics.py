@@ -6,7 +6,22 @@ exposition of a worker.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TypeVar
+
 from prometheus_client import Counter, Gauge, Histogram
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+@cache
+def child(metric: M, *values: str) -> M:
+    """The metric with these label values, in the order of its labels. Looking it up costs more than counting does.
+
+    Kept for ever, as prometheus_client itself keeps it: values must come from a small set.
+    """
+    return metric.labels(*values)
+
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 

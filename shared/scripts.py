@@ -135,12 +135,10 @@ class Stepped:
 
     Attributes:
         refused: position → log length in bytes, or -1 when the attempt is fenced.
-        unheard: positions without a listener.
         box: control messages.
     """
 
     refused: dict[int, int]
-    unheard: list[int]
     box: list[bytes]
 
 
@@ -214,9 +212,9 @@ class Scripts:
             rid = sequence[0]
             keys += (k.log(rid), k.channel(rid))
             args += sequence
-        refused, unheard, box = await self._run("step", keys, args)
+        refused, box = await self._run("step", keys, args)
         pairs = {refused[i] - 1: refused[i + 1] for i in range(0, len(refused), 2)}
-        return Stepped(pairs, [position - 1 for position in unheard], box)
+        return Stepped(pairs, box)
 
     async def beat(self, wid: str) -> list[bytes]:
         """Renews the lease; returns the control box."""

@@ -25,7 +25,7 @@ from starlette.types import Message, Scope
 
 from shared.errors import BrokerUnavailableError
 from shared.lanes import ENGINE_PRIORITY
-from shared.metrics import ATTEMPTS, ATTEMPTS_RUNNING, TOKENS
+from shared.metrics import ATTEMPTS, ATTEMPTS_RUNNING, TOKENS, child
 from shared.scripts import Claimed, Scripts
 from shared.states import State
 from shared.wire import Meta, Request, decode_request
@@ -111,9 +111,9 @@ class Attempt:
             log.exception("attempt %s of request %s", self._claim.attempt, self.rid)
         finally:
             ATTEMPTS_RUNNING.dec()
-            ATTEMPTS.labels(lane=self._request.lane, outcome=outcome).inc()
-            TOKENS.labels(kind="prompt").inc(self._out.used.prompt_tokens)
-            TOKENS.labels(kind="completion").inc(self._out.used.completion_tokens)
+            child(ATTEMPTS, self._request.lane, outcome).inc()
+            child(TOKENS, "prompt").inc(self._out.used.prompt_tokens)
+            child(TOKENS, "completion").inc(self._out.used.completion_tokens)
 
     async def _serve(self) -> Meta:
         """The engine's answer, as the terminal state it leads to."""

@@ -4,8 +4,8 @@ So the engine's own waiting queue stays empty and the lanes keep their meaning: 
 is still on its queue, where an interactive one can overtake it, another worker can take it and a cancel removes it at
 once.
 
-An entry is delivered by `pull`, or by a blocking read while every queue is empty, and then claimed. Entries that were
-delivered to somebody who never claimed them are swept up after a few seconds.
+An entry is delivered by `pull` while there is a backlog, by a blocking read while every queue is empty, and then
+claimed. Entries that were delivered to somebody who never claimed them are swept up after a few seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared.hot import HotClient
 from shared.ids import new_attempt_id
 from shared.keys import Keys
 from shared.lanes import QUEUES
-from shared.metrics import CLAIMS, QUEUE_WAIT
+from shared.metrics import CLAIMS, QUEUE_WAIT, child
 from shared.scripts import Claimed, Entry, Scripts, Unclaimed
 from worker.attempt import Attempts, Claim
 from worker.engines.base import Engine
@@ -42,6 +42,8 @@ _SATURATED_PAUSE_S = 0.05
 _RETRY_PAUSE_S = 0.2
 _COMMAND_TIMEOUT_S = 5.0
 _CLAIM_TRIES = 25
+_AT_ONCE_S = 0.002
+"""A blocking read that answers sooner did not block: there was a backlog."""
 
 
 class Intake:
@@ -73,6 +75,7 @@ class Intake:
         self._room = asyncio.Event()
         self._claiming: set[asyncio.Task[None]] = set()
         self._swept_at_s = 0.0
+        self._backlog = True
         self._draining = False
         self._stopped = asyncio.Event()
 
@@ -109,16 +112,21 @@ class Intake:
     async def _turn(self) -> None:
         free = self._slots - self._attempts.width - len(self._claiming)
         if free <= 0:
+            self._backlog = True
             self._room.clear()
             await self._room.wait()
             return
         if self._engine.capacity().saturated:
+            self._backlog = True
             await asyncio.sleep(_SATURATED_PAUSE_S)
             return
         wid = self._identity.wid
         entries = await self._sweep(wid)
-        if not entries:
+        if not entries and self._backlog:
+            if self._claiming:  # one bite after the other: other workers want their share of a burst
+                await asyncio.wait(self._claiming)
             entries = await self._scripts.pull(wid, min(free, _MOST_PULLED))
+            self._backlog = bool(entries)
         if not entries:
             entries = await self._wait(wid)
         for entry in entries:
@@ -126,7 +134,7 @@ class Intake:
             self._claiming.add(task)
             task.add_done_callback(self._claimed)
         if entries:
-            # the claims are written first, and the next pull right behind them: the server wakes up once for both
+            # the claims are written first, and the next read right behind them: the server wakes up once for both
             await asyncio.sleep(0)
 
     def _claimed(self, task: asyncio.Task[None]) -> None:
@@ -134,11 +142,17 @@ class Intake:
         self._room.set()
 
     async def _wait(self, wid: str) -> list[Entry]:
-        """One entry as soon as there is one; nothing after BLOCK_MS. Never cancelled: the entry would be orphaned."""
+        """One entry as soon as there is one; nothing after BLOCK_MS. Never cancelled: the entry would be orphaned.
+
+        Such a read knows no lanes. So after one that did not have to wait, or found several, `pull` chooses.
+        """
+        began_s = time.monotonic()
         queues = list(self._queue_of)
         command = ("XREADGROUP", "GROUP", "g", wid, "COUNT", "1", "BLOCK", str(BLOCK_MS), "STREAMS", *queues)
         reply = await self._reader.call(*command, *[">"] * len(queues), timeout_s=_BLOCK_TIMEOUT_S)
-        return [self._entry(queue, entry) for queue, entries in reply or () for entry in entries]
+        found = [self._entry(queue, entry) for queue, entries in reply or () for entry in entries]
+        self._backlog = len(found) > 1 or (bool(found) and time.monotonic() - began_s < _AT_ONCE_S)
+        return found
 
     async def _sweep(self, wid: str) -> list[Entry]:
         """Entries that were delivered and not claimed: their worker died, or the reply was lost."""
@@ -175,13 +189,13 @@ class Intake:
             log.warning("request %s could not be claimed; it is swept up later", entry.rid)
             return
         if isinstance(claimed, Unclaimed):
-            CLAIMS.labels(outcome=claimed.outcome.lower()).inc()
+            child(CLAIMS, claimed.outcome.lower()).inc()
             return
         self._accept(entry, attempt, claimed)
 
     def _accept(self, entry: Entry, attempt: str, claimed: Claimed) -> None:
-        CLAIMS.labels(outcome="ok").inc()
-        QUEUE_WAIT.labels(lane=entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
+        child(CLAIMS, "ok").inc()
+        child(QUEUE_WAIT, entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
         self._attempts.start(Claim(entry.rid, attempt, entry.queue, claimed))
 
     async def _make_groups(self) -> None:

@@ -152,7 +152,6 @@ class ModelWorker:
         except FencedError:
             self._fenced()
             return
-        require(not stepped.unheard, "a listener was there and was not counted", stepped.unheard)
         for position, (rid, _, _, frame) in enumerate(frames):
             if position in stepped.refused:
                 await self._refused(rid, stepped.refused[position])
