@@ -48,7 +48,7 @@ async def test_killing_the_subscriber_connection_every_500_ms_changes_no_clients
         assert one.whole
 
 
-async def test_a_killed_workers_streams_end_whole_or_with_one_explicit_error_within_10_s(
+async def test_a_killed_workers_streams_go_on_elsewhere_and_every_client_gets_the_whole_text(
     client: httpx.AsyncClient,
 ) -> None:
     with running_stack() as stack:
@@ -57,16 +57,19 @@ async def test_a_killed_workers_streams_end_whole_or_with_one_explicit_error_wit
         api = stack.api()
         streams = [asyncio.create_task(stream_chat(client, api.url, 100)) for _ in range(64)]
         victim = stack.workers[0]
-        await eventually(lambda: victim.metric("penstock_attempts_running") >= 10, 10, "the victim runs requests")
+        await eventually(lambda: victim.metric("penstock_flushed_frames_total") >= 100, 10, "all have seen text")
+        hit = victim.metric("penstock_attempts_running")
         victim.kill()
         killed_s = time.monotonic()
         seen: list[Seen] = await asyncio.gather(*streams)
-    lost = [one for one in seen if not one.whole]
-    assert lost, "the kill hit no stream"
+        resumed = stack.workers[1].metric("penstock_resumes_total")
+    assert hit >= 10, "the kill hit no stream"
+    assert resumed == hit
     for one in seen:
+        assert one.whole, one
         one.check(100)
-        assert one.ended_s - killed_s < 10
-    assert {error["code"] for one in lost for error in one.errors} == {"worker_lost"}
+        assert one.ended_s - killed_s < 15
+    assert sum(one.longest_pause_s > 1 for one in seen) >= hit, "nobody noticed the fault"
 
 
 async def test_requests_of_a_killed_worker_of_which_nothing_was_visible_are_run_again(
@@ -148,8 +151,9 @@ async def test_a_worker_that_slept_past_its_lease_is_refused_and_goes_on_under_a
     with running_stack() as stack:
         zombie = stack.worker("--", "--itl-ms", "50", "--slots", "8")
         api = stack.api()
-        streams = [asyncio.create_task(stream_chat(client, api.url, 200)) for _ in range(8)]
+        streams = [asyncio.create_task(stream_chat(client, api.url, 800)) for _ in range(8)]
         await eventually(lambda: zombie.metric("penstock_flushed_frames_total") >= 64, 10, "all have seen text")
+        heir = stack.worker("--", "--itl-ms", "5", "--slots", "8")
         os.kill(zombie.pid, signal.SIGSTOP)
         try:
             seen = await asyncio.gather(*streams)
@@ -161,7 +165,8 @@ async def test_a_worker_that_slept_past_its_lease_is_refused_and_goes_on_under_a
         )
         await eventually(lambda: httpx.get(f"{api.url}/readyz").status_code == 200, 5, "it serves again")
         again = await stream_chat(client, api.url, 5)
+        assert heir.metric("penstock_resumes_total") == 8
     for one in seen:
-        one.check(200)
-        assert [error["code"] for error in one.errors] == ["worker_lost"]
+        one.check(800)
+        assert one.whole, one
     assert again.whole

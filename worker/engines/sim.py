@@ -217,8 +217,12 @@ class SimEngine:
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
         text = self._text
+        resume = journal.resume if journal is not None else None
+        there = min(len(resume.token_ids), job.tokens) if resume is not None else 0
         for index in range(job.tokens):
-            if index:
+            if index == there and journal is not None and resume is not None:
+                journal.replayed()
+            if index > there:
                 await self._steps.next()
             piece = text(job.rid, index)
             if journal is not None:
@@ -227,6 +231,8 @@ class SimEngine:
             await send(
                 {"type": "http.response.body", "body": b"%b%b%b" % (front, piece.encode(), back), "more_body": True}
             )
+        if there == job.tokens and journal is not None:
+            journal.replayed()
         for tail in tail_events(job, self._options.name):
             await send({"type": "http.response.body", "body": tail, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
