@@ -3,8 +3,8 @@
     python -m tests.support.scripted_models OUT
 
 One-hot embeddings, zeroed blocks and a bigram output layer: the next token depends on the last token only. Every prompt
-starts the script: a thought, 24 words, one tool call, the end. So any gap, repeat or splice in a stream shows. It is
-blind to everything but the last token. Needs torch, transformers and tokenizers.
+starts the script: a thought, 24 words, three signs byte by byte, one tool call, the end. So any gap, repeat or splice
+in a stream shows. It is blind to everything but the last token. Needs torch, transformers and tokenizers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "penstock-scripted"
 THOUGHT = [f" t{number}" for number in range(6)]
 WORDS = [f" w{number}" for number in range(24)]
+SIGNS = "\u20ac\u00e9\U0001f600"
+"""Nine bytes, each of them once and a token of its own."""
 CALL = ["<tool_call>", '\n{"name": "look"', ', "arguments": {"at"', ': "the queue"}', "}\n", "</tool_call>"]
-_SCRIPT = ["<think>", *THOUGHT, "</think>", *WORDS, *CALL]
+_THOUGHTS = ["<think>", *THOUGHT, "</think>"]
 _CONTEXT_TOKENS = 2048
 _TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] or '' }}<|im_end|>\n{% endfor %}"
@@ -77,7 +79,8 @@ def _bigrams(tokenizer: Any) -> Any:
     """Logits, [next token, current token]: the script leads by far, and whatever else was said starts it."""
     import torch  # noqa: PLC0415 - takes seconds
 
-    ids = [tokenizer.convert_tokens_to_ids(text) for text in _SCRIPT]
+    signs = "".join(part for part, _ in tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(SIGNS))
+    ids = [tokenizer.convert_tokens_to_ids(text) for text in (*_THOUGHTS, *WORDS, *signs, *CALL)]
     eos = tokenizer.eos_token_id
     logits = torch.zeros(len(tokenizer), len(tokenizer))
     for current in range(len(tokenizer)):
@@ -104,7 +107,7 @@ def _tokenizer() -> Any:
         show_progress=False,
     )
     raw.train(sources, trainer)
-    raw.add_tokens([AddedToken(text, special=False, normalized=False) for text in _SCRIPT])
+    raw.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*_THOUGHTS, *WORDS, *CALL)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")  # noqa: S106
     tokenizer.chat_template = _TEMPLATE
     return tokenizer

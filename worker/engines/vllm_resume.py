@@ -42,8 +42,7 @@ def resumed(
     prompt, params = asked
     if params.n != 1 or params.output_kind is not RequestOutputKind.DELTA:
         return _impossible(journal)
-    alone = client.renderer.tokenizer is not None and _depends_on_tokens_alone(prompt, params)
-    if resume.policy is Policy.CONTINUE and alone:
+    if resume.policy is Policy.CONTINUE and _depends_on_tokens_alone(prompt, params) and _is_plain(client):
         return _continued(client, journal, resume.token_ids, asked, generate)
     return _verified(journal, resume, generate(prompt, params))
 
@@ -62,6 +61,11 @@ def _depends_on_tokens_alone(prompt: Any, params: SamplingParams) -> bool:
         and not any(getattr(params, name) for name in _BEYOND_THE_TOKENS)
         and all(getattr(params, name) is None for name in _GIVEN_AS_ZERO)
     )
+
+
+def _is_plain(client: EngineClient) -> bool:
+    """Whether the engine itself adds nothing: a watermark may depend on where the answer began."""
+    return client.renderer.tokenizer is not None and client.vllm_config.watermark_config is None
 
 
 class _Text:
