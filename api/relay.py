@@ -139,9 +139,7 @@ class Relay:
         """
         if frame.attempt in {self._attempt, ""} or not self._visible:
             return False
-        meta = frame.meta
-        if meta is None:
-            return True
+        meta = frame.meta or Meta()
         if frame.kind & RESUME:
             return meta.after != self._attempt
         # an explicit error adds no text; an answer's regular end would say that the client has all of it

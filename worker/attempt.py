@@ -275,7 +275,9 @@ class Attempts:
         except ValueError:
             log.exception("what was published of request %s cannot be read", attempt.rid)
             return False
-        RESUMES.labels(policy=policy.value if policy else "none" if history else "restart").inc()
+        how = policy.value if policy else "none" if history else "restart"
+        log.info("request %s was published in part before: %s", attempt.rid, how)
+        RESUMES.labels(policy=how).inc()
         return history is None or policy is not None
 
     def _spawn(self, work: Coroutine[Any, Any, None], claim: Claim) -> None:

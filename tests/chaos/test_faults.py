@@ -145,6 +145,42 @@ async def test_a_terminated_worker_drains_and_its_clients_notice_nothing(client:
         assert one.whole, one
 
 
+async def test_what_a_draining_worker_cannot_finish_goes_on_elsewhere_and_is_no_kill(client: httpx.AsyncClient) -> None:
+    with running_stack() as stack:
+        first = stack.worker("--drain-s", "0.5", "--", "--itl-ms", "50")
+        api = stack.api()
+        streams = [asyncio.create_task(stream_chat(client, api.url, 400)) for _ in range(16)]
+        await eventually(lambda: first.metric("penstock_flushed_frames_total") >= 100, 10, "all have seen text")
+        second = stack.worker("--", "--itl-ms", "2")
+        assert await asyncio.to_thread(first.stop) == 0
+        await eventually(
+            lambda: second.metric("penstock_resumes_total") == 16, 5, "the other worker has taken all over"
+        )
+        with control(stack) as server:
+            records = [server.hgetall(key) for key in server.scan_iter("ps:{sim.0}:r:*")]
+        seen = await asyncio.gather(*streams)
+    assert [record[b"kills"] for record in records] == [b"0"] * 16
+    for one in seen:
+        assert one.whole, one
+        one.check(400)
+
+
+async def test_what_the_next_worker_cannot_make_again_ends_with_worker_lost_and_no_other_text(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        victim = stack.worker("--", "--itl-ms", "50", "--text", "clock")
+        api = stack.api()
+        stream = asyncio.create_task(stream_chat(client, api.url, 400))
+        await eventually(lambda: victim.metric("penstock_flushed_frames_total") >= 5, 10, "the client has seen text")
+        stack.worker("--", "--itl-ms", "2")
+        victim.kill()
+        seen = await stream
+    assert [error["code"] for error in seen.errors] == ["worker_lost"]
+    assert set(seen.text.split("~")[0]) == set()
+    assert all(len(token) == 13 for token in seen.text.split("~")[1:])
+
+
 async def test_a_worker_that_slept_past_its_lease_is_refused_and_goes_on_under_a_new_id(
     client: httpx.AsyncClient,
 ) -> None:

@@ -1,4 +1,7 @@
-"""Real vLLM workers, one of them killed in the middle of its streams: the clients read what they would have read."""
+"""Real vLLM workers, one of them killed in the middle of its streams: the clients read what they would have read.
+
+The model says its script again and again, and its best token leads by far: greedy text is then the same in any batch.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import scripted_models
 from tests.support.resuming import said
 from tests.support.stack import Stack, running_stack
-from tests.support.tiny_models import model_folder
 
 pytestmark = [
     pytest.mark.vllm,
@@ -22,9 +25,9 @@ pytestmark = [
 ]
 
 START_S = 400.0
-FLAGS = ("--served-model-name", "demo", "--enforce-eager", "--max-num-seqs", "8")
+FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", "8")
 _SEEN_BYTES = 6_000
-_LONG = {"model": "demo", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
+_LONG = {"model": "scripted", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
 _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 _CHAT = {"messages": [{"role": "user", "content": "What happens when a worker dies?"}]}
 ASKED: list[tuple[str, dict[str, Any]]] = [
@@ -36,8 +39,14 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    model: Path = model_folder(tmp_path_factory.mktemp("model"))
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "scripted"
+    scripted_models.make_elsewhere(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(model: Path) -> Iterator[Stack]:
     with running_stack() as started:
         started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=START_S)
         started.api()
@@ -65,7 +74,7 @@ class Reader:
         return b"".join(line + b"\n\n" for line in lines if line.startswith(b"data: "))
 
 
-async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack: Stack) -> None:
+async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack: Stack, model: Path) -> None:
     (victim,) = stack.workers
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
@@ -79,7 +88,7 @@ async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack
                 await reader.enough.wait()
         running = victim.metric("penstock_attempts_running")
         victim.kill()
-        command = ("--model", str(model_folder(stack.folder)), "--", *FLAGS)
+        command = ("--model", str(model), "--", *FLAGS)
         heir = await asyncio.to_thread(lambda: stack.worker(*command, engine="vllm", ready_s=START_S))
         seen = await asyncio.gather(*streams)
     assert running == len(ASKED), "the kill came too late"

@@ -84,7 +84,7 @@ def _bigrams(tokenizer: Any) -> Any:
     eos = tokenizer.eos_token_id
     logits = torch.zeros(len(tokenizer), len(tokenizer))
     for current in range(len(tokenizer)):
-        if current not in ids and current != eos:
+        if current not in ids:  # also the end of text, for those who ignore it
             logits[ids[0], current] = 7
     for current, following in pairwise([*ids, eos]):
         logits[following, current] = 30

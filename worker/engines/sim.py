@@ -28,6 +28,7 @@ from worker.settings import WorkerSettings
 VERSION = "1"
 _JSON_HEADERS = [(b"content-type", b"application/json")]
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
+_TURN_TOKENS = 16
 _DEFAULT_TOKENS = {"/v1/chat/completions": 64, "/v1/completions": 16}
 
 
@@ -224,6 +225,8 @@ class SimEngine:
                 journal.replayed()
             if index > there:
                 await self._steps.next()
+            elif index and index % _TURN_TOKENS == 0:
+                await asyncio.sleep(0)  # the other streams must not wait for a long replay
             piece = text(job.rid, index)
             if journal is not None:
                 journal.tokens([token_id(job.rid, index)], len(piece))

@@ -9,6 +9,7 @@ differ at the seam. To **verify**, the engine makes everything again, and the jo
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ _BEYOND_THE_TOKENS = (
     *("structured_outputs", "presence_penalty", "frequency_penalty", "logprobs", "prompt_logprobs", "bad_words"),
     *("logprob_token_ids", "repetition_detection", "thinking_token_budget", "trace_decode_token_ids", "extra_args"),
 )
+_TURN_TOKENS = 16
 _GIVEN_AS_ZERO = ("seed", "logprobs", "prompt_logprobs", "thinking_token_budget")
 
 
@@ -144,6 +146,8 @@ async def _continued(
         yield _output(prompt, choice)
         if choice.finished():
             return
+        if count % _TURN_TOKENS == 0:
+            await asyncio.sleep(0)  # the other streams of this worker must not wait for a long replay
     journal.replayed()
     async for output in _closing(generate(_longer(prompt, there), _shorter(params, len(there)))):
         (made,) = output.outputs
