@@ -130,7 +130,8 @@ class Resumption:
         self._tokens = 0
         self._text_chars = 0
         self._cut = b""
-        out.follow(history.attempt, len(history.token_ids), history.text_len)
+        out.follow(history.attempt)
+        out.stand_at(len(history.token_ids), history.text_len)
         out.usage(0, len(history.token_ids))
 
     # ---- what the engine calls
@@ -162,7 +163,7 @@ class Resumption:
     def replayed(self) -> None:
         """See Journal."""
         self._replayed = True
-        self._out.follow(self._history.attempt, self._tokens, self._text_chars)
+        self._out.stand_at(self._tokens, self._text_chars)
         self._out.usage(0, self._tokens - len(self._history.token_ids))
 
     def diverged(self, why: str) -> None:

@@ -93,10 +93,13 @@ class Outgoing:
         self.status = status
         self.streaming = streaming
 
-    def follow(self, after: str, tokens: int, text_len: int) -> None:
-        """The attempt goes on with a stream behind attempt `after`, `tokens` and `text_len` characters."""
+    def follow(self, after: str) -> None:
+        """The attempt goes on with a stream, behind the frames of attempt `after`: its first frame says so."""
         self._head, self._opening = Meta(after=after), RESUME
         self.streaming = True
+
+    def stand_at(self, tokens: int, text_len: int) -> None:
+        """So many tokens and characters are published: what comes next is counted from there."""
         self._index, self._text_len = tokens, text_len
 
     def body(self, piece: bytes) -> None:

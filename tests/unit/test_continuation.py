@@ -251,6 +251,20 @@ def test_tokens_that_were_logged_before_their_text_was_delivered_are_delivered_n
     assert not resumed.lost
 
 
+def test_only_the_first_frame_resumes_also_when_it_was_due_before_the_replay_was_over() -> None:
+    resumed = Resumed(event("a"))
+    resumed.answer.tokens([1, 2], 2)
+    resumed.answer.body(event("a"))
+    resumed.answer.body(event("b"))
+    assert resumed.out.frame() == encode(Frame(RESUME, "a2", 3, [], 3, Meta(after="a1"), event("b")))
+    resumed.answer.tokens([3], 1)
+    resumed.answer.body(event("c"))
+    resumed.answer.replayed()
+    resumed.answer.tokens([4], 1)
+    resumed.answer.body(event("d"))
+    assert resumed.out.frame() == encode(Frame(DELTA, "a2", 3, [4], 4, None, event("c") + event("d")))
+
+
 def test_a_tool_calls_id_may_differ_and_its_arguments_may_not() -> None:
     def call(**fields: Any) -> bytes:
         return event(delta={"tool_calls": [{"index": 0, **fields}]})
