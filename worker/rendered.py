@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -30,11 +31,14 @@ class Delivered:
         events = data.split(SEPARATOR)
         if events.pop():
             raise ValueError("an event is cut off")
-        self._whole: dict[tuple[object, ...], str | list[Any]] = {}
+        pieces: dict[tuple[object, ...], list[Any]] = {}
         for event in events:
             for key, value in parts_of(event):
-                before = self._whole.get(key)
-                self._whole[key] = value if before is None else before + value  # type: ignore[operator]
+                pieces.setdefault(key, []).append(value)
+        self._whole = {
+            key: "".join(values) if isinstance(values[0], str) else list(chain.from_iterable(values))
+            for key, values in pieces.items()
+        }
         self._at = dict.fromkeys(self._whole, 0)
         self._left = sum(map(len, self._whole.values()))
 

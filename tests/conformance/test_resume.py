@@ -99,6 +99,7 @@ async def check_every_cut(engine: Engine, path: str, body: dict[str, Any], polic
         names = re.findall(rb'"(?:id|created)":(?:"c[^"]+"|\d+)', cut.data + resumed.sent)
         assert len({name for name in names if b"tool" not in name}) == 2, names
         assert resumed.token_ids == whole.journal.token_ids, where
+        assert getattr(engine, "unfinished", 0) == 0, "the engine still generates for nobody"
         assert resumed.usage == (whole.journal.prompt_tokens, whole.journal.completion_tokens), where
     return expected
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -149,16 +150,18 @@ async def _continued(
         if count % _TURN_TOKENS == 0:
             await asyncio.sleep(0)  # the other streams of this worker must not wait for a long replay
     journal.replayed()
-    async for output in _closing(generate(_longer(prompt, there), _shorter(params, len(there)))):
-        (made,) = output.outputs
-        choice = text.add(made.token_ids, (made.finish_reason, made.stop_reason))
-        choice.spec_decode_metrics = made.spec_decode_metrics
-        output.prompt_token_ids = prompt["prompt_token_ids"]
-        output.outputs = [choice]
-        output.finished = choice.finished()
-        yield output
-        if output.finished:
-            return
+    # closed as soon as a stop string ends the answer: the engine would go on
+    async with aclosing(generate(_longer(prompt, there), _shorter(params, len(there)))) as outputs:
+        async for output in outputs:
+            (made,) = output.outputs
+            choice = text.add(made.token_ids, (made.finish_reason, made.stop_reason))
+            choice.spec_decode_metrics = made.spec_decode_metrics
+            output.prompt_token_ids = prompt["prompt_token_ids"]
+            output.outputs = [choice]
+            output.finished = choice.finished()
+            yield output
+            if output.finished:
+                return
 
 
 def _output(prompt: Any, choice: CompletionOutput) -> RequestOutput:
@@ -194,21 +197,22 @@ def _shorter(params: SamplingParams, tokens: int) -> SamplingParams:
 async def _verified(journal: Journal, resume: Resume, outputs: Outputs) -> Outputs:
     """The outputs of a run from scratch, cut where the old tokens end."""
     tokens, chars, replaying = len(resume.token_ids), resume.text_len, True
-    async for output in _closing(outputs):
-        (choice,) = output.outputs
-        made = len(choice.token_ids)
-        if not replaying or made < tokens:
-            tokens, chars = tokens - made, chars - len(choice.text)
-            yield output
-            continue
-        replaying = False
-        if tokens and (made > tokens or not choice.finished()):
-            yield _part(output, slice(tokens), slice(chars), last=False)
-            output = _part(output, slice(tokens, None), slice(chars, None), last=True)  # noqa: PLW2901 - what is left
-        journal.replayed()
-        (choice,) = output.outputs
-        if choice.token_ids or choice.text or output.finished:
-            yield output
+    async with aclosing(outputs):
+        async for output in outputs:
+            (choice,) = output.outputs
+            made = len(choice.token_ids)
+            if not replaying or made < tokens:
+                tokens, chars = tokens - made, chars - len(choice.text)
+                yield output
+                continue
+            replaying, rest = False, output
+            if tokens and (made > tokens or not choice.finished()):
+                yield _part(output, slice(tokens), slice(chars), last=False)
+                rest = _part(output, slice(tokens, None), slice(chars, None), last=True)
+            journal.replayed()
+            (choice,) = rest.outputs
+            if choice.token_ids or choice.text or rest.finished:
+                yield rest
 
 
 def _part(output: RequestOutput, tokens: slice, chars: slice, *, last: bool) -> RequestOutput:
@@ -226,12 +230,3 @@ def _part(output: RequestOutput, tokens: slice, chars: slice, *, last: bool) -> 
     part = copy.copy(output)
     part.outputs, part.finished = [choice], choice.finished()
     return part
-
-
-async def _closing(outputs: Outputs) -> Outputs:
-    """The outputs; the engine is told when nobody wants more of them."""
-    try:
-        async for output in outputs:
-            yield output
-    finally:
-        await outputs.aclose()
