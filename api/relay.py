@@ -25,7 +25,8 @@ from shared.frames import LogSlice, read_log
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.metrics import GAP_REPAIRS
-from shared.wire import END, HEAD, MESSAGE_HEADER_BYTES, Frame, Meta, decode_message
+from shared.states import State
+from shared.wire import END, HEAD, MESSAGE_HEADER_BYTES, RESUME, Frame, Meta, decode_message
 
 PENDING_BYTES = 65_536
 """Bytes kept in memory for a client that is slower than its stream."""
@@ -54,6 +55,7 @@ class Relay:
         "_pending_bytes",
         "_readmit",
         "_silent_ticks",
+        "_visible",
         "_waiter",
         "cursor",
         "end",
@@ -77,7 +79,8 @@ class Relay:
         self.cursor = 0
         self.head: Meta | None = None
         self.end: Meta | None = None
-        self._attempt = ""  # whose text the client is getting
+        self._attempt = ""  # who wrote the frame that ends at the cursor
+        self._visible = False  # whether any of the answer's bytes were taken
         self._events = False
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -158,12 +161,19 @@ class Relay:
         return frame.attempt != "" and self._attempt in {frame.attempt, ""}
 
     def _foreign(self, frame: Frame) -> bool:
-        """Whether taking this frame would splice two generations.
+        """Whether taking this frame, which starts at the cursor, would splice two generations.
 
-        The scripts never put two into one log. But after a failover that lost the tail of a log, another attempt may
-        write where the client has already read on.
+        After a failover that lost the tail of a log, another attempt may write where the client has already read on.
+        Ids are never reused and logs only grow, so the attempt whose frame ends at an offset stands for all that lies
+        before it: a RESUME frame behind exactly that attempt goes on with exactly what the client has.
         """
-        return self._attempt not in {frame.attempt, ""} and frame.data != b""
+        if frame.attempt in {self._attempt, ""} or not self._visible:
+            return False
+        meta = frame.meta or Meta()
+        if frame.kind & RESUME:
+            return meta.after != self._attempt
+        # an explicit error adds no text; an answer's regular end would say that the client has all of it
+        return not frame.kind & END or meta.state == State.SUCCEEDED or frame.data != b""
 
     def _take(self, end: int, frame: Frame) -> None:
         self.cursor = end
@@ -178,6 +188,7 @@ class Relay:
         data = frame.data
         if data:
             self._idle_ticks = 0
+            self._visible = True
             if self._events:
                 data = with_cursors(data, end)
             self._hand_out(data)

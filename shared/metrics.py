@@ -52,6 +52,9 @@ REAPER_EXPIRED = Counter("penstock_deadlines_swept_total", "Deadlines found pass
 
 CLAIMS = Counter("penstock_claims_total", "Claims of this worker.", ["outcome"])
 ATTEMPTS = Counter("penstock_attempts_total", "Attempts that ended on this worker.", ["lane", "outcome"])
+RESUMES = Counter(
+    "penstock_resumes_total", "Attempts at requests of which something was published before, by policy.", ["policy"]
+)
 ATTEMPTS_RUNNING = Gauge("penstock_attempts_running", "Attempts that run on this worker now.")
 QUEUE_WAIT = Histogram("penstock_queue_wait_seconds", "From admission to claim.", ["lane"], buckets=_SECONDS)
 SLOTS = Gauge("penstock_worker_slots", "Sequences that this worker runs at once.")

@@ -241,12 +241,12 @@ class Scripts:
         return bool(await self._run("condemn", [k.lease(wid), k.dead(wid)], args))
 
     async def requeue(self, wid: str, rid: str, attempt: str, *, hand_back: bool = False) -> str:
-        """Running → queued again, or → failed. Returns OK, ENDED, ALIVE or STALE."""
+        """Running → queued again, with its log, or → an end. Returns OK, ENDED, ALIVE or STALE."""
         k = self._keys
         keys = [k.dead(wid), k.run(wid), k.record(rid), k.queue(RETRY), k.body(rid), k.log(rid), k.channel(rid)]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
         ends = [
-            end_frame(State.FAILED, "worker_lost"),
+            b"",  # unused
             end_frame(State.FAILED, "too_many_attempts"),
             end_frame(State.CANCELLED, "cancelled"),
         ]

@@ -27,6 +27,9 @@ HEAD: Final = 1
 """Flag: the frame opens the answer; `meta.status` and `meta.headers` are set."""
 END: Final = 2
 """Flag: the frame is terminal; `meta.state` and `meta.reason` are set. Nothing follows it."""
+RESUME: Final = 4
+"""Flag: the attempt's first frame, which goes on with the text of attempt `meta.after`, whose frame stands right before
+it. A reader may go from one attempt's text to another's here and nowhere else."""
 
 MESSAGE_HEADER_BYTES: Final = 6
 """Array header and 32-bit log length in front of the frame in a live message."""
@@ -55,7 +58,10 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the first and the last frame say beyond the answer's bytes."""
+    """What the first and the last frame of an attempt say beyond the answer's bytes.
+
+    `after`: id of the attempt whose frames stood last in the log that this attempt continues (RESUME).
+    """
 
     status: int = 0
     headers: list[tuple[str, str]] = []
@@ -63,13 +69,14 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     message: str = ""
     usage: Usage | None = None
+    after: str = ""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One flush of one request.
 
     Attributes:
-        kind: DELTA, or HEAD and END as flags.
+        kind: DELTA, or HEAD, END and RESUME as flags.
         attempt: id of the attempt that wrote it; empty when a script ended the request without a worker.
         index: position of the first of `token_ids` in the completion.
         token_ids: tokens whose text is in this frame or in earlier ones.

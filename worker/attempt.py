@@ -9,11 +9,15 @@ How an attempt ends:
     the log is not what we wrote       → the task is cancelled; the request is handed back
     the engine failed                  → nothing is written; the worker ends and its requests are taken from it
     drain ran out of time              → handed back
+    what was visible cannot be made again, or went on with → the task is cancelled; done: failed, worker_lost
+
+An attempt whose request comes with a visible text goes on with it: see `continuation.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -25,11 +29,12 @@ from starlette.types import Message, Scope
 
 from shared.errors import BrokerUnavailableError
 from shared.lanes import ENGINE_PRIORITY
-from shared.metrics import ATTEMPTS, ATTEMPTS_RUNNING, TOKENS, child
+from shared.metrics import ATTEMPTS, ATTEMPTS_RUNNING, RESUMES, TOKENS, child
 from shared.scripts import Claimed, Scripts
 from shared.states import State
-from shared.wire import Meta, Request, decode_request
-from worker.engines.base import Engine, current_journal
+from shared.wire import Meta, Request, Usage, decode_request
+from worker.continuation import History, Resumption, policy_for
+from worker.engines.base import Engine, Policy, current_journal
 from worker.identity import Identity
 from worker.publisher import Outgoing, Publisher
 
@@ -47,6 +52,7 @@ class Stop(Enum):
     FENCED = auto()
     HAND_BACK = auto()
     ENGINE_FAILED = auto()
+    LOST = auto()
 
 
 _STOPS = {"cancel": Stop.CANCEL, "expire": Stop.EXPIRE}
@@ -68,6 +74,7 @@ class Attempt:
     def __init__(
         self, claim: Claim, request: Request, engine: Engine, publisher: Publisher, scripts: Scripts, identity: Identity
     ) -> None:
+        """Starts from nothing, unless it is told to `go_on`."""
         self.rid = claim.rid
         self.width = request.width
         self._claim = claim
@@ -88,6 +95,13 @@ class Attempt:
             priority=ENGINE_PRIORITY.get(request.lane, 0),
             on_refused=self._refused,
         )
+        self._answer: Outgoing | Resumption = self._out
+        self._inherited = Usage()  # tokens that are not this attempt's work
+
+    def go_on(self, history: History, policy: Policy) -> None:
+        """The attempt continues what is visible. Call it before `run`. Raises ValueError when it cannot be read."""
+        self._answer = Resumption(self._out, history, policy, lambda: self.stop(Stop.LOST))
+        self._inherited = self._out.used
 
     def stop(self, why: Stop) -> None:
         """Stops the attempt. The first reason counts; a fence counts always, for then nothing may be written."""
@@ -112,12 +126,13 @@ class Attempt:
         finally:
             ATTEMPTS_RUNNING.dec()
             child(ATTEMPTS, self._request.lane, outcome).inc()
-            child(TOKENS, "prompt").inc(self._out.used.prompt_tokens)
-            child(TOKENS, "completion").inc(self._out.used.completion_tokens)
+            used, before = self._out.used, self._inherited
+            child(TOKENS, "prompt").inc(used.prompt_tokens)
+            child(TOKENS, "completion").inc(max(0, used.completion_tokens - before.completion_tokens))
 
     async def _serve(self) -> Meta:
         """The engine's answer, as the terminal state it leads to."""
-        current_journal.set(self._out)
+        current_journal.set(self._answer)
         try:
             if self._stop is None:
                 await self._call_engine()
@@ -129,6 +144,7 @@ class Attempt:
             return Meta(state=State.FAILED, reason="engine_error", message="The engine failed on this request.")
         if self._stop is not None:
             return Meta(state=State.CANCELLED, reason="cancelled")
+        self._answer.ended()
         if not self._complete:
             return Meta(state=State.FAILED, reason="engine_error", message="The engine's answer broke off.")
         return Meta(state=State.SUCCEEDED, reason="completed", usage=self._out.used)
@@ -140,9 +156,13 @@ class Attempt:
             await self._engine.app(self._scope(), self._receive, self._send)
         finally:
             self._task = None
-            # what `stop` cancelled is the engine's work, not what this task does next
-            while self._stop is not None and task is not None and task.uncancel():
-                pass
+            if self._stop is not None and task is not None:
+                # What `stop` cancelled is the engine's work, not what this task does next. A cancellation by the
+                # engine's own last step has not been raised yet, and would hit the first `await` that follows.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+                while task.uncancel():
+                    pass
 
     def _scope(self) -> Scope:
         request = self._request
@@ -174,13 +194,13 @@ class Attempt:
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.body":
-            self._out.body(message.get("body", b""))
+            self._answer.body(message.get("body", b""))
             if not message.get("more_body", False):
                 self._complete = True
         elif message["type"] == "http.response.start":
             headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"]]
             kind = next((value for name, value in headers if name == "content-type"), "")
-            self._out.head(message["status"], headers, streaming=kind.startswith("text/event-stream"))
+            self._answer.head(message["status"], headers, streaming=kind.startswith("text/event-stream"))
 
     async def _settle(self, end: Meta) -> str:
         """Writes the end, or gives the request up. Returns the outcome for the metrics."""
@@ -196,10 +216,12 @@ class Attempt:
             return "handed_back"
         if stop is Stop.EXPIRE:
             end = Meta(state=State.EXPIRED, reason="deadline_exceeded", usage=self._out.used)
+        elif stop is Stop.LOST:
+            end = Meta(state=State.FAILED, reason="worker_lost", usage=self._out.used)
         elif stop is Stop.CANCEL:
             end = Meta(state=State.CANCELLED, reason="cancelled", usage=self._out.used)
         if await self._publisher.finish(self._out, end):
-            return end.state
+            return end.reason if stop is Stop.LOST else end.state
         if self._stop is Stop.HAND_BACK:
             await self._hand_back()
         return "refused"
@@ -249,13 +271,28 @@ class Attempts:
             log.exception("request %s cannot be read", claim.rid)
             self._spawn(self._refuse(claim, "undecodable", "The request could not be read by the worker."), claim)
             return
-        if claim.claimed.log:  # continuing a text is not built yet, and running it again would splice two generations
+        attempt = Attempt(claim, request, self._engine, self._publisher, self._scripts, self._identity)
+        if claim.claimed.log and not self._go_on(attempt, request, claim.claimed.log):
             self._spawn(self._refuse(claim, "worker_lost", ""), claim)
             return
-        attempt = Attempt(claim, request, self._engine, self._publisher, self._scripts, self._identity)
         self._running[claim.rid] = attempt
         self.width += attempt.width
         self._spawn(self._run(attempt), claim)
+
+    def _go_on(self, attempt: Attempt, request: Request, published: bytes) -> bool:
+        """Whether the attempt can run although earlier ones have published something."""
+        try:
+            history = History.of(published)
+            policy = policy_for(request, history, self._engine.capabilities) if history else None
+            if history and policy:
+                attempt.go_on(history, policy)
+        except ValueError:
+            log.exception("what was published of request %s cannot be read", attempt.rid)
+            return False
+        how = policy.value if policy else "none" if history else "restart"
+        log.info("request %s was published in part before: %s", attempt.rid, how)
+        RESUMES.labels(policy=how).inc()
+        return history is None or policy is not None
 
     def _spawn(self, work: Coroutine[Any, Any, None], claim: Claim) -> None:
         task = asyncio.create_task(work, name=f"request-{claim.rid}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared.ids import new_worker_id
+from shared.metrics import LEASE_LOST
 
 
 class Identity:
@@ -23,5 +24,6 @@ class Identity:
         if wid != self.wid:
             return
         self.wid = new_worker_id()
+        LEASE_LOST.inc()
         for watcher in self._watchers:
             watcher(wid)

@@ -18,7 +18,6 @@ import redis
 from shared.connection import connect_blocking, translate
 from shared.errors import BrokerUnavailableError, FencedError
 from shared.keys import Keys
-from shared.metrics import LEASE_LOST
 from shared.scripts import LEASE_MS, load
 from worker.identity import Identity
 
@@ -78,7 +77,6 @@ class Beat:
         except (redis.RedisError, OSError) as error:
             ours = translate(error)
             if isinstance(ours, FencedError):
-                LEASE_LOST.inc()
                 log.warning("worker %s was condemned; going on under a new id", wid)
                 loop.call_soon_threadsafe(self._identity.condemned, wid)
             elif isinstance(ours, BrokerUnavailableError):

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from shared.errors import BrokerUnavailableError, FencedError
 from shared.metrics import FENCED, FLUSH_SECONDS, FLUSHED_FRAMES, FLUSHES
 from shared.scripts import Scripts, Stepped
-from shared.wire import DELTA, END, HEAD, Frame, Meta, Usage, encode
+from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, Usage, encode
+from worker.engines.base import Resume
 from worker.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Outgoing:
         "_head",
         "_ids",
         "_index",
+        "_opening",
         "_pieces",
         "_prompt_tokens",
         "_publisher",
@@ -77,6 +79,7 @@ class Outgoing:
         self.streaming = False
         self.status = 0  # HTTP status of the answer, once it is known
         self._head: Meta | None = None
+        self._opening = HEAD
         self._pieces: list[bytes] = []
         self._ids: list[int] = []
         self._index = 0
@@ -89,6 +92,15 @@ class Outgoing:
         self._head = Meta(status=status, headers=headers)
         self.status = status
         self.streaming = streaming
+
+    def follow(self, after: str) -> None:
+        """The attempt goes on with a stream, behind the frames of attempt `after`: its first frame says so."""
+        self._head, self._opening = Meta(after=after), RESUME
+        self.streaming = True
+
+    def stand_at(self, tokens: int, text_len: int) -> None:
+        """So many tokens and characters are published: what comes next is counted from there."""
+        self._index, self._text_len = tokens, text_len
 
     def body(self, piece: bytes) -> None:
         """Bytes of the answer. Hot path: never waits."""
@@ -108,6 +120,20 @@ class Outgoing:
         self._completion_tokens += completion_tokens
 
     @property
+    def resume(self) -> Resume | None:
+        """See Journal. What goes on with another's text is a continuation.Resumption."""
+        return None
+
+    def replayed(self) -> None:
+        """See Journal. There is nothing to replay."""
+
+    def diverged(self, why: str) -> None:
+        """See Journal. There is nothing to differ from."""
+
+    def ended(self) -> None:
+        """The engine's application has returned."""
+
+    @property
     def used(self) -> Usage:
         """Tokens so far."""
         return Usage(self._prompt_tokens, self._completion_tokens)
@@ -117,7 +143,7 @@ class Outgoing:
         pieces, ids, head = self._pieces, self._ids, self._head
         kind, meta = DELTA, None
         if head is not None or end is not None:
-            kind, meta = _opening_and_end(head, end)
+            kind, meta = _opening_and_end(self._opening, head, end)
             self._head = None
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         frame = Frame(kind, self.attempt, self._index, ids, self._text_len, meta, data)
@@ -126,13 +152,13 @@ class Outgoing:
         return encode(frame)
 
 
-def _opening_and_end(head: Meta | None, end: Meta | None) -> tuple[int, Meta]:
+def _opening_and_end(opening: int, head: Meta | None, end: Meta | None) -> tuple[int, Meta]:
     if end is None:
-        return HEAD, head or Meta()
+        return opening, head or Meta()
     if head is None:
         return END, end
-    both = Meta(head.status, head.headers, end.state, end.reason, end.message, end.usage)
-    return HEAD | END, both
+    both = Meta(head.status, head.headers, end.state, end.reason, end.message, end.usage, head.after)
+    return opening | END, both
 
 
 class Publisher:

@@ -53,6 +53,24 @@ def test_the_version_is_the_one_that_this_was_written_for() -> None:
         ("vllm.v1.engine.async_llm", "AsyncLLM.get_supported_tasks", ["self"]),
         ("vllm.v1.engine.async_llm", "AsyncLLM.reset_mm_cache", ["self"]),
         ("vllm.v1.engine.async_llm", "AsyncLLM.do_log_stats", ["self"]),
+        ("vllm.v1.core.sched.utils", "check_stop", ["request", "max_model_len"]),
+        ("vllm.v1.request", "RequestStatus.get_finished_reason", ["status"]),
+        ("vllm.v1.engine.detokenizer", "IncrementalDetokenizer.from_new_request", ["tokenizer", "request"]),
+        (
+            "vllm.v1.engine.detokenizer",
+            "IncrementalDetokenizer.update",
+            ["self", "new_token_ids", "stop_terminated"],
+        ),
+        (
+            "vllm.v1.engine.detokenizer",
+            "IncrementalDetokenizer.get_next_output_text",
+            ["self", "finished", "delta"],
+        ),
+        (
+            "vllm.sampling_params",
+            "SamplingParams.update_from_generation_config",
+            ["self", "generation_config", "eos_token_id"],
+        ),
     ],
 )
 def test_a_symbol_has_the_parameters_that_are_used(module: str, name: str, parameters: list[str]) -> None:
@@ -89,6 +107,31 @@ def test_outputs_carry_what_the_journal_needs() -> None:
     assert {kind.name for kind in _symbol("vllm.sampling_params", "RequestOutputKind")} == {
         *("CUMULATIVE", "DELTA", "FINAL_ONLY")
     }
+
+
+def test_the_parameters_that_decide_about_continuation_are_there() -> None:
+    resume = importlib.import_module("worker.engines.vllm_resume")
+    fields = set(_symbol("vllm.sampling_params", "SamplingParams").__struct_fields__)
+    assert {*resume._BEYOND_THE_TOKENS, *resume._GIVEN_AS_ZERO} <= fields
+    assert {"stop", "detokenize", "max_tokens", "min_tokens", "output_text_buffer_length", "n", "output_kind"} <= fields
+    assert {"renderer", "input_processor", "model_config", "vllm_config"} <= set(
+        _symbol("vllm.engine.protocol", "EngineClient").__annotations__
+    )
+
+
+def test_every_parameter_of_sampling_has_been_thought_about() -> None:
+    """A new one may make the next token depend on more than the tokens before it: see vllm_resume."""
+    resume = importlib.import_module("worker.engines.vllm_resume")
+    harmless = {
+        *("n", "repetition_penalty", "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos"),
+        *("max_tokens", "min_tokens", "detokenize", "skip_special_tokens", "spaces_between_special_tokens"),
+        *("include_stop_str_in_output", "output_kind", "stream_interval", "skip_clone", "output_text_buffer_length"),
+        *("_eos_token_id", "_all_stop_token_ids", "_bad_words_token_ids", "logit_bias", "allowed_token_ids"),
+        *("skip_reading_prefix_cache", "flat_logprobs", "prompt_logprob_start", "routed_experts_prompt_start"),
+        *("watermarking", "_watermarking_skipped", "prompt_logprob_token_ids"),
+    }
+    fields = set(_symbol("vllm.sampling_params", "SamplingParams").__struct_fields__)
+    assert fields == harmless | {*resume._BEYOND_THE_TOKENS, *resume._GIVEN_AS_ZERO}
 
 
 def test_a_dead_engine_can_be_told_by_its_attribute() -> None:

@@ -188,3 +188,54 @@ async def test_when_the_exchange_is_over_nothing_more_comes_out(exchange: Exchan
         await anext(outputs)
     assert engine.closed == 1
     assert journal_of(exchange).token_ids == [1]
+
+
+def verifying(exchange: Exchange, token_ids: list[int], text_len: int) -> RecordingJournal:
+    from worker.engines.base import Policy, Resume  # noqa: PLC0415 - as its neighbours
+
+    journal = journal_of(exchange)
+    journal.resume = Resume(token_ids, text_len, Policy.VERIFY)
+    return journal
+
+
+async def replayed_after(proxy: EngineProxy, journal: RecordingJournal) -> list[tuple[list[int], str, str | None, int]]:
+    """Tokens, text, finish reason of each output, and whether the journal had heard `replayed` when it came."""
+    seen = []
+    async for item in proxy.generate("p", sampling(), "chatcmpl-1"):
+        (choice,) = item.outputs
+        assert item.finished == (choice.finish_reason is not None)
+        seen.append((list(choice.token_ids), choice.text, choice.finish_reason, journal.replays))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        (
+            [(0, [1], "a", None), (0, [2], "b", None), (0, [3], "c", "stop")],
+            [([1], "a", None, 0), ([2], "b", None, 0), ([3], "c", "stop", 1)],
+        ),
+        (
+            [(0, [1], "a", None), (0, [2, 3, 4], "bcd", "stop")],
+            [([1], "a", None, 0), ([2], "b", None, 0), ([3, 4], "cd", "stop", 1)],
+        ),
+        ([(0, [1, 2, 3], "abc", None)], [([1, 2], "ab", None, 0), ([3], "c", None, 1)]),
+        ([(0, [1], "a", None), (0, [2], "bc", "stop")], [([1], "a", None, 0), ([2], "bc", "stop", 1)]),
+        ([(0, [1], "a", None), (0, [2], "bc", None)], [([1], "a", None, 0), ([2], "b", None, 0), ([], "c", None, 1)]),
+    ],
+    ids=["apart", "merged with the end", "all in one", "ends there", "text behind"],
+)
+async def test_a_verified_run_is_cut_where_the_old_tokens_end(
+    exchange: Exchange, outputs: list[Any], expected: list[Any]
+) -> None:
+    journal = verifying(exchange, [1, 2], 2)
+    assert await replayed_after(proxy_of(ListEngine([output(choice) for choice in outputs])), journal) == expected
+    assert not journal.divergences
+
+
+async def test_several_choices_cannot_be_resumed(exchange: Exchange) -> None:
+    journal = verifying(exchange, [1], 1)
+    engine = ListEngine([output((0, [1], "a", None))])
+    assert await drain(proxy_of(engine), sampling(n=2)) == []
+    assert len(journal.divergences) == 1
+    assert engine.asked == []

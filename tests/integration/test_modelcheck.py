@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from api.relay import Relay
-from shared.wire import Frame
+from shared.wire import RESUME, Frame
 from tests.support.model.world import Patch, ViolationError
 from tests.support.modelcheck import Plan, check
 from tests.support.servers import KINDS, Server
@@ -13,7 +13,15 @@ from tests.support.servers import KINDS, Server
 OPS = 600
 PLAIN_FAULTS = (
     *("lost reply", "lost message", "orphaned entry", "swept entry", "claim skip", "condemned", "zombie"),
-    *("worker fenced", "attempt fenced", "worker killed", "lease lapsed", "told to cancel", "told to expire"),
+    *(
+        "worker fenced",
+        "attempt fenced",
+        "continued",
+        "worker killed",
+        "lease lapsed",
+        "told to cancel",
+        "told to expire",
+    ),
 )
 HISTORY_FAULTS = ("rolled back", "length guard refused", "readmitted", "client got history_lost")
 
@@ -78,5 +86,23 @@ async def test_the_check_finds_a_relay_that_takes_any_attempt(server: Server, mo
         for seed in range(1, 11):
             await check(server.url, Plan(seed, 3 * OPS, faults=True))
 
-    with pytest.raises(ViolationError, match="two attempts in one answer"):
+    with pytest.raises(ViolationError, match="two generations in one answer"):
+        await look()
+
+
+async def test_the_check_finds_a_relay_that_does_not_look_behind_whom_an_attempt_resumes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Relay._foreign
+
+    def gullible(relay: Relay, frame: Frame) -> bool:
+        return not frame.kind & RESUME and honest(relay, frame)
+
+    monkeypatch.setattr(Relay, "_foreign", gullible)
+
+    async def look() -> None:
+        for seed in range(1, 11):
+            await check(server.url, Plan(seed, 3 * OPS, faults=True))
+
+    with pytest.raises(ViolationError, match="two generations in one answer"):
         await look()

@@ -95,15 +95,15 @@ async def test_an_outage_makes_the_reaper_wait_for_a_lease_again(
     assert await shard.client.exists(shard.keys.dead("w1")) == 1
 
 
-async def test_burying_ends_what_was_visible_and_queues_what_was_not(reaper: Reaper, shard: Shard) -> None:
+async def test_burying_queues_everything_again_whether_it_was_visible_or_not(reaper: Reaper, shard: Shard) -> None:
     await shard.claimed("r1", attempt="a1")
     await shard.claimed("r2", attempt="a2")
     await shard.scripts.step("w1", [("r1", "a1", 0, delta("a1"))])
     await shard.die()
     await reaper.bury(shard.keys, shard.scripts, "w1")
-    assert [await shard.state(rid) for rid in ("r1", "r2")] == ["failed", "queued"]
+    assert [await shard.state(rid) for rid in ("r1", "r2")] == ["queued", "queued"]
     await reaper.bury(shard.keys, shard.scripts, "w1")
-    assert [await shard.state(rid) for rid in ("r1", "r2")] == ["failed", "queued"]
+    assert await shard.client.xlen(shard.keys.queue("retry")) == 2
 
 
 async def test_burying_the_living_takes_nothing_and_keeps_its_card(reaper: Reaper, shard: Shard) -> None:

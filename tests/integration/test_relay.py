@@ -14,7 +14,7 @@ from shared.errors import RequestError
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.scripts import Admission, Claimed, Scripts
-from shared.wire import DELTA, END, HEAD, Frame, Meta, encode
+from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, encode
 from tests.support import servers
 from tests.support.polling import eventually, serving
 
@@ -259,6 +259,101 @@ async def test_a_request_that_the_server_forgot_after_text_was_visible_ends_with
     with pytest.raises(RequestError) as raised:
         await read_all(relay)
     assert raised.value.code == "history_lost"
+
+
+class Successors:
+    """Attempts that write behind the one of `engine`, straight into the log."""
+
+    def __init__(self, engine: Engine, client: redis.asyncio.Redis, keys: Keys) -> None:
+        self._engine = engine
+        self._client = client
+        self._keys = keys
+
+    async def write(self, attempt: str, data: bytes, kind: int = DELTA, meta: Meta | None = None) -> None:
+        """A frame that is appended and published."""
+        frame = encode(Frame(kind, attempt, 0, [], 0, meta, data))
+        log_len = await self._client.append(self._keys.log(RID), frame)
+        await self._client.publish(self._keys.channel(RID), b"\x92\xce" + log_len.to_bytes(4, "big") + frame)
+
+    async def append(self, attempt: str, data: bytes, kind: int = DELTA, meta: Meta | None = None) -> None:
+        """A frame whose live message is lost."""
+        await self._client.append(self._keys.log(RID), encode(Frame(kind, attempt, 0, [], 0, meta, data)))
+
+    async def end(self, attempt: str, meta: Meta) -> None:
+        """The terminal frame, and what belongs to it in the record."""
+        await self._client.hset(self._keys.record(RID), "state", meta.state)  # type: ignore[misc]
+        await self.write(attempt, b"", END, meta)
+
+
+DONE = Meta(state="succeeded", reason="completed")
+
+
+@pytest.fixture
+def successors(engine: Engine, client: redis.asyncio.Redis, keys: Keys) -> Successors:
+    return Successors(engine, client, keys)
+
+
+@pytest.mark.parametrize("live", [True, False])
+async def test_an_attempt_that_resumes_behind_the_one_that_the_client_has_seen_goes_on_with_its_text(
+    relay: Relay, engine: Engine, successors: Successors, *, live: bool
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    write = successors.write if live else successors.append
+    await write("a2", event(1), RESUME, Meta(after=ATTEMPT))
+    await write("a2", event(2))
+    await write("a3", event(3), RESUME, Meta(after="a2"))
+    await successors.end("a3", DONE)
+    assert without_ids(await reading) == b"".join(map(event, range(4)))
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "meta"),
+    [
+        (DELTA, None),
+        (HEAD, SSE),
+        (RESUME, Meta(after="a7")),
+        (RESUME, Meta()),
+        (END, DONE),
+        (RESUME | END, Meta(state="succeeded", after="a7")),
+    ],
+    ids=["plain", "fresh", "behind another", "behind nobody", "end", "end behind another"],
+)
+async def test_any_other_change_of_the_attempt_is_an_explicit_error(
+    relay: Relay, engine: Engine, successors: Successors, *, kind: int, meta: Meta | None, live: bool
+) -> None:
+    """What a failover can bring: the log was rolled back, others went on, and one begins where this client has read."""
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    write = successors.write if live else successors.append
+    await write("a2", b"" if kind & END else event(1), kind, meta)
+    if not live:
+        relay.on_gap()
+    with pytest.raises(RequestError) as raised:
+        await reading
+    assert raised.value.code == "history_lost"
+
+
+async def test_another_attempts_explicit_error_ends_the_clients_text(
+    relay: Relay, engine: Engine, successors: Successors
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(event(0))
+    await successors.end("a2", Meta(state="failed", reason="worker_lost"))
+    assert without_ids(await reading) == event(0)
+    assert relay.end is not None
+    assert relay.end.reason == "worker_lost"
+
+
+async def test_while_nothing_but_a_head_was_taken_another_attempt_may_start_anew(
+    relay: Relay, engine: Engine, successors: Successors
+) -> None:
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(b"")
+    await successors.write("a2", event(5), HEAD, SSE)
+    await successors.end("a2", DONE)
+    assert without_ids(await reading) == event(5)
 
 
 async def test_opened_gives_up_waiting_after_its_time(relay: Relay, engine: Engine) -> None:

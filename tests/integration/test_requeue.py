@@ -1,9 +1,8 @@
-"""requeue: running → queued again when nothing was visible, or → an end."""
+"""requeue: running → queued again, with its log, or → an end."""
 
 from __future__ import annotations
 
 from shared.scripts import MOST_KILLS, Claimed
-from shared.wire import END, split_log
 from tests.integration.shard import Shard, delta
 
 
@@ -21,16 +20,19 @@ async def test_an_invisible_request_of_a_dead_worker_runs_again_elsewhere(shard:
     assert (claimed.claims, claimed.body) == (2, b"body of r1")
 
 
-async def test_a_request_whose_text_was_visible_ends_as_worker_lost(shard: Shard) -> None:
+async def test_a_request_whose_text_was_visible_goes_to_another_worker_with_its_log(shard: Shard) -> None:
     await shard.claimed()
-    await shard.scripts.step("w1", [("r1", "a1", 0, delta("a1"))])
+    frame = delta("a1")
+    await shard.scripts.step("w1", [("r1", "a1", 0, frame)])
     await shard.die()
-    assert await shard.scripts.requeue("w1", "r1", "a1") == "ENDED"
-    await shard.assert_over("failed", "worker_lost")
-    *_, (_, last) = split_log(await shard.log(), 0)
-    assert last.kind == END
-    assert last.meta is not None
-    assert (last.attempt, last.meta.reason) == ("", "worker_lost")
+    assert await shard.scripts.requeue("w1", "r1", "a1") == "OK"
+    assert (await shard.record())["kills"] == "1"
+    claimed = await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
+    assert isinstance(claimed, Claimed)
+    assert (claimed.body, claimed.log) == (b"body of r1", frame)
+    more = delta("a2")
+    assert (await shard.scripts.step("w2", [("r1", "a2", len(frame), more)])).refused == {}
+    assert await shard.log() == frame + more
 
 
 async def test_a_living_workers_request_is_not_taken_away(shard: Shard) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from starlette.types import Message, Scope
 
-from worker.engines.base import Engine, current_journal
+from worker.engines.base import Engine, Resume, current_journal
 
 
 @dataclass
@@ -23,6 +23,9 @@ class RecordingJournal:
 
     attempt: str = "a1"
     priority: int = 10
+    resume: Resume | None = None
+    replays: int = 0
+    divergences: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     text_chars: int = 0
     prompt_tokens: int = 0
@@ -35,6 +38,12 @@ class RecordingJournal:
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
+
+    def replayed(self) -> None:
+        self.replays += 1
+
+    def diverged(self, why: str) -> None:
+        self.divergences.append(why)
 
 
 class Exchange:

@@ -203,12 +203,12 @@ class Run:
             await self._replica.pump()
             await self._renew_condemned()
             if turn % _CHECK_EVERY == _CHECK_EVERY - 1:
-                check_server(await look(self._world))
+                check_server(await look(self._world), self._world.lineage)
         await self._drain()
         view = await look(self._world)
-        check_server(view)
+        check_server(view, self._world.lineage)
         check_drained(view)
-        check_clients(self._replica.clients.values(), view, faults=self._plan.faults)
+        check_clients(self._replica.clients.values(), view, self._world.lineage, faults=self._plan.faults)
 
     async def _renew_condemned(self) -> None:
         """A worker that was told that it is dead goes on under a new id; a zombie that was told stops."""

@@ -17,6 +17,7 @@ from shared.wire import (
     END,
     HEAD,
     MESSAGE_HEADER_BYTES,
+    RESUME,
     Frame,
     Meta,
     Request,
@@ -50,6 +51,7 @@ FRAMES = {
         Meta(state="succeeded", reason="completed", usage=Usage(7, 3)),
         b"data: [DONE]\n\n",
     ),
+    "frame_resume": Frame(RESUME, "f0e1d2c3b4a5", 3, [300], 14, Meta(after="0a1b2c3d4e5f"), b'data: {"c":3}\n\n'),
     "frame_script_end": decode_frame(end_frame("failed", "worker_lost", "why")),
 }
 
@@ -64,10 +66,11 @@ metas = st.none() | st.builds(
     reason=st.text(max_size=9),
     message=st.text(max_size=20),
     usage=st.none() | st.builds(Usage, st.integers(0, 2**31), st.integers(0, 2**31)),
+    after=st.text(max_size=12),
 )
 frames = st.builds(
     Frame,
-    kind=st.integers(0, 3),
+    kind=st.integers(0, 7),
     attempt=st.text(max_size=12),
     index=st.integers(-1, 2**31),
     token_ids=st.lists(st.integers(0, 2**31), max_size=5),

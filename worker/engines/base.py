@@ -12,9 +12,37 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp
+
+
+class Policy(Enum):
+    """How an answer of which a part is visible can be brought to its end."""
+
+    CONTINUE = "continue"
+    """Generate on behind the tokens that there are."""
+    VERIFY = "verify"
+    """Generate everything again and compare it: the next token depends on more than the tokens before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What an earlier attempt has made of the answer.
+
+    The engine renders it again, in the pieces in which it came, then calls `Journal.replayed`, then makes the rest. An
+    engine that finds that it must not continue verifies instead.
+
+    Attributes:
+        token_ids: the tokens that were made; the text of the last ones may have been held back.
+        text_len: characters of text that had been released with them.
+        policy: CONTINUE or VERIFY.
+    """
+
+    token_ids: list[int]
+    text_len: int
+    policy: Policy
 
 
 class Journal(Protocol):
@@ -28,11 +56,24 @@ class Journal(Protocol):
     def priority(self) -> int:
         """For the engine's scheduler; smaller is earlier."""
 
+    @property
+    def resume(self) -> Resume | None:
+        """What is there already; None when the attempt starts from nothing."""
+
     def tokens(self, token_ids: list[int], text_chars: int) -> None:
         """New tokens of the first choice, and how many characters of text came with them."""
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Adds tokens as the engine counts them: prompts once each, completions as they come."""
+
+    def replayed(self) -> None:
+        """What `resume` named has been rendered, and told to `tokens`, again; what follows is new.
+
+        When those tokens end the answer, the last one may follow instead.
+        """
+
+    def diverged(self, why: str) -> None:
+        """What `resume` named cannot be made again. The attempt will be stopped; the engine sends nothing more."""
 
 
 current_journal: ContextVar[Journal | None] = ContextVar("current_journal", default=None)

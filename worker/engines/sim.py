@@ -28,6 +28,7 @@ from worker.settings import WorkerSettings
 VERSION = "1"
 _JSON_HEADERS = [(b"content-type", b"application/json")]
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
+_TURN_TOKENS = 16
 _DEFAULT_TOKENS = {"/v1/chat/completions": 64, "/v1/completions": 16}
 
 
@@ -217,9 +218,15 @@ class SimEngine:
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
         text = self._text
+        resume = journal.resume if journal is not None else None
+        there = min(len(resume.token_ids), job.tokens) if resume is not None else 0
         for index in range(job.tokens):
-            if index:
+            if index == there and journal is not None and resume is not None:
+                journal.replayed()
+            if index > there:
                 await self._steps.next()
+            elif index and index % _TURN_TOKENS == 0:
+                await asyncio.sleep(0)  # the other streams must not wait for a long replay
             piece = text(job.rid, index)
             if journal is not None:
                 journal.tokens([token_id(job.rid, index)], len(piece))
@@ -227,6 +234,8 @@ class SimEngine:
             await send(
                 {"type": "http.response.body", "body": b"%b%b%b" % (front, piece.encode(), back), "more_body": True}
             )
+        if there == job.tokens and journal is not None:
+            journal.replayed()
         for tail in tail_events(job, self._options.name):
             await send({"type": "http.response.body", "body": tail, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -19,6 +19,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from worker.engines.base import Journal
+from worker.engines.vllm_resume import resumed
 
 _ABORT_GRACE_S = 3.0
 _ABORT_LOOK_S = 0.02
@@ -121,7 +122,17 @@ class EngineProxy:
             outputs = self._engine.generate(prompt, sampling_params, request_id, **options)
             return outputs
         engine_id = exchange.begin(request_id)
-        outputs = self._engine.generate(prompt, sampling_params, engine_id, **self._ranked(exchange, options))
+        ranked = self._ranked(exchange, options)
+
+        def generate(prompt: Any, params: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
+            made: AsyncGenerator[RequestOutput, None] = self._engine.generate(prompt, params, engine_id, **ranked)
+            return made
+
+        journal = exchange.journal
+        if journal is None or journal.resume is None:
+            outputs = generate(prompt, sampling_params)
+        else:
+            outputs = resumed(self._engine, journal, journal.resume, (prompt, sampling_params), generate)
         return self._watched(exchange, engine_id, outputs, Tally(exchange, sampling_params))
 
     def encode(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shared.lanes import QUEUES
@@ -68,19 +68,37 @@ async def _look_at_queues(world: World, view: View) -> None:
             view.pending += (await world.client.xpending(key, "g"))["pending"]
 
 
-def read_tokens(text: bytes, *whose: object) -> int:
-    """How many tokens a text has. They must be contiguous from 0 and all of one attempt."""
-    attempts, count = set(), 0
-    for attempt, index in _TOKEN.findall(text):
-        attempts.add(attempt)
+Lineage = Mapping[str, tuple[str, int]]
+
+
+def read_tokens(text: bytes, lineage: Lineage, *whose: object) -> int:
+    """How many tokens a text has. They must be contiguous from 0 and all of one generation."""
+    before, count = "", 0
+    for raw, index in _TOKEN.findall(text):
+        attempt = raw.decode()
         require(int(index) == count, "gap or repeat at token", count, "in", *whose, text)
+        one = not before or attempt == before or continues(lineage, attempt, before, count)
+        require(one, "two generations in one answer:", *whose, text)
+        before = attempt
         count += 1
     require(len(_TOKEN.sub(b"", text)) == 0, "broken text in", *whose, text)
-    require(len(attempts) <= 1, "two attempts in one answer:", *whose, text)
     return count
 
 
-def check_log(rid: str, log: bytes) -> tuple[bytes, Meta | None]:
+def continues(lineage: Lineage, attempt: str, before: str, tokens: int) -> bool:
+    """Whether `attempt` went on with exactly the first `tokens` tokens, of which `before` made the last.
+
+    Attempts in between may have added nothing.
+    """
+    while attempt != before:
+        behind, there = lineage.get(attempt, ("", -1))
+        if there != tokens:
+            return False
+        attempt = behind
+    return True
+
+
+def check_log(rid: str, log: bytes, lineage: Lineage) -> tuple[bytes, Meta | None]:
     """A log's text and its end. One terminal frame at most, and nothing after it."""
     text, end, seen = b"", None, 0
     for offset, frame in split_log(log, 0):
@@ -90,21 +108,21 @@ def check_log(rid: str, log: bytes) -> tuple[bytes, Meta | None]:
         if frame.kind & END:
             end = frame.meta
     require(seen == len(log), "a cut-off frame in the log of", rid)
-    read_tokens(text, "the log of", rid)
+    read_tokens(text, lineage, "the log of", rid)
     return text, end
 
 
-def check_server(view: View) -> None:
+def check_server(view: View, lineage: Lineage) -> None:
     """What the scripts promise about their keys after each single call."""
     for rid, record in view.records.items():
-        _check_record(rid, record, view)
+        _check_record(rid, record, view, lineage)
     _check_totals(view)
 
 
-def _check_record(rid: str, record: dict[str, str], view: View) -> None:
+def _check_record(rid: str, record: dict[str, str], view: View, lineage: Lineage) -> None:
     state = record["state"]
     ended = state in TERMINAL
-    _, end = check_log(rid, view.logs.get(rid, b""))
+    _, end = check_log(rid, view.logs.get(rid, b""), lineage)
     require(ended == (end is not None), rid, "is", state, "and its log's end is", end)
     require(end is None or end.state == state, rid, "is", state, "and its log says", end)
     require(ended == (rid not in view.bodies), rid, "is", state, "and its body is there" if ended else "without body")
@@ -148,17 +166,17 @@ def check_drained(view: View) -> None:
     require(not any(view.runs.values()), "somebody still owns", view.runs)
 
 
-def check_clients(clients: Iterable[ModelClient], view: View, *, faults: bool) -> None:
+def check_clients(clients: Iterable[ModelClient], view: View, lineage: Lineage, *, faults: bool) -> None:
     """Every client has exactly one end, and a text without gap, repeat or splice."""
     for client in clients:
         rid, end = client.rid, client.relay.end
         require(client.outcome is not None, "a client hangs:", rid)
-        count = read_tokens(client.text, "what the client got of", rid)
+        count = read_tokens(client.text, lineage, "what the client got of", rid)
         if client.outcome == "succeeded":
             require(end is not None and end.usage is not None, rid, "succeeded without usage", end)
             require(end and end.usage and end.usage.completion_tokens == count, rid, "lost its tail:", count, end)
         if not faults:
             require(not client.explicit, rid, "ended as", client.outcome, "and the server lost nothing")
-            text, _ = check_log(rid, view.logs.get(rid, b""))
+            text, _ = check_log(rid, view.logs.get(rid, b""), lineage)
             require(client.text == text, rid, "client and log differ:", client.text, text)
             require(client.outcome == view.records[rid]["state"], rid, client.outcome, view.records[rid])

@@ -1,7 +1,8 @@
 """A worker as the protocol sees it: it pulls, claims, writes frames, ends requests, and obeys refusals.
 
-Its engine is a function: token `i` of attempt `a` is the text `a.i `, so a gap, a repeat and a splice of two attempts
-are visible in the text itself. What it does with each refusal is what `worker/attempt.py` does.
+Its engine is a function: token `i` of attempt `a` is the text `a.i `, also where `a` goes on with another attempt's
+text, as if every attempt sampled anew. So a gap, a repeat and a splice of two generations show in the text itself. What
+it does with a log that it finds, and with each refusal, is what `worker/attempt.py` does.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from shared.errors import FencedError
 from shared.lanes import QUEUES
 from shared.scripts import Claimed, Entry
 from shared.states import State
-from shared.wire import DELTA, END, HEAD, Frame, Meta, Usage, WorkerCard, encode
+from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, Usage, WorkerCard, encode
 from tests.support.model.world import World, require
+from worker.continuation import History
 
 _OPENING = Meta(status=200, headers=[("content-type", "text/plain")])
 _UNCLAIMED = 0.1
 _SKIPPED = 0.2
+_NOT_CONTINUABLE = 0.1
 _ENDS = {"cancel": (State.CANCELLED, "cancelled"), "expire": (State.EXPIRED, "deadline")}
 
 
@@ -28,25 +31,27 @@ def text_of(attempt: str, first: int, count: int) -> bytes:
 
 @dataclass(slots=True)
 class Running:
-    """A sequence of the engine."""
+    """A sequence of the engine. `opening`: what the attempt's first frame says; None once it was made."""
 
     attempt: str
     log_len: int = 0
     tokens: int = 0
+    opening: Meta | None = _OPENING
 
     def frame(self, count: int, end: Meta | None = None) -> bytes:
         """The next `count` tokens as a frame."""
-        opening = self.tokens == 0
-        kind = (HEAD if opening else DELTA) | (END if end else DELTA)
-        meta = _both(end) if opening and end else end or (_OPENING if opening else None)
+        opening, self.opening = self.opening, None
+        flag = DELTA if opening is None else RESUME if opening.after else HEAD
+        kind = flag | (END if end else DELTA)
+        meta = _both(opening, end) if opening and end else end or opening
         ids = list(range(self.tokens, self.tokens + count))
         frame = Frame(kind, self.attempt, self.tokens, ids, 0, meta, text_of(self.attempt, self.tokens, count))
         self.tokens += count
         return encode(frame)
 
 
-def _both(end: Meta) -> Meta:
-    return Meta(_OPENING.status, _OPENING.headers, end.state, end.reason, end.message, end.usage)
+def _both(opening: Meta, end: Meta) -> Meta:
+    return Meta(opening.status, opening.headers, end.state, end.reason, end.message, end.usage, opening.after)
 
 
 class ModelWorker:
@@ -131,9 +136,16 @@ class ModelWorker:
             world.happened[f"claim {claimed.outcome.lower()}"] += 1
             return
         require(claimed.body == b"body of " + entry.rid.encode(), "wrong body", entry.rid, claimed.body)
-        self.running[entry.rid] = Running(attempt, len(claimed.log))
-        if claimed.log:  # what an earlier attempt has shown cannot be continued yet: the request ends
+        self.running[entry.rid] = run = Running(attempt, len(claimed.log))
+        history = History.of(claimed.log)
+        if history is None:
+            world.happened["restarted" if claimed.log else "started"] += 1
+        elif world.rnd.random() < _NOT_CONTINUABLE:
             await self.done(entry.rid, State.FAILED, "worker_lost")
+        else:
+            world.happened["continued"] += 1
+            run.tokens, run.opening = len(history.token_ids), Meta(after=history.attempt)
+            world.lineage[attempt] = history.attempt, run.tokens
 
     # ---- giving answers
 
@@ -146,7 +158,7 @@ class ModelWorker:
         frames = []
         for rid in chosen:
             run = self.running[rid]
-            frames.append((rid, run.attempt, run.log_len, run.frame(world.rnd.randrange(1, 4))))
+            frames.append((rid, run.attempt, run.log_len, run.frame(world.rnd.randrange(4))))
         try:
             stepped = await world.scripts.step(self.wid, frames)
         except FencedError:

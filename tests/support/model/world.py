@@ -96,6 +96,8 @@ class World:
         self.caller = FaultyCaller(hot, rnd, self.happened)
         self.scripts = Scripts(self.caller, keys)
         self.reaper = Reaper(client, keys.prefix)
+        self.lineage: dict[str, tuple[str, int]] = {}
+        """Attempt that continues → attempt that it stands behind, and how many tokens were there."""
         self._snapshot: list[tuple[bytes, bytes, int]] | None = None
 
     def hex_id(self, digits: int) -> str:

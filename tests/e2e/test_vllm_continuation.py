@@ -1,0 +1,99 @@
+"""Real vLLM workers, one of them killed in the middle of its streams: the clients read what they would have read.
+
+The model says its script again and again, and its best token leads by far: greedy text is then the same in any batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support import scripted_models
+from tests.support.resuming import said
+from tests.support.stack import Stack, running_stack
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+START_S = 400.0
+FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", "8")
+_SEEN_BYTES = 6_000
+_LONG = {"model": "scripted", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
+_STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+_CHAT = {"messages": [{"role": "user", "content": "What happens when a worker dies?"}]}
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {**_LONG, **_STREAM, **_CHAT}),
+    ("/v1/chat/completions", {**_LONG, **_STREAM, **_CHAT, "stop": ["never said by anybody"]}),
+    ("/v1/chat/completions", {**_LONG, **_STREAM, **_CHAT, "presence_penalty": 0.5}),
+    ("/v1/completions", {**_LONG, **_STREAM, "prompt": "A queue is"}),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "scripted"
+    scripted_models.make_elsewhere(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(model: Path) -> Iterator[Stack]:
+    with running_stack() as started:
+        started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=START_S)
+        started.api()
+        yield started
+
+
+class Reader:
+    """A client of one stream."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.enough = asyncio.Event()
+
+    async def read(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> bytes:
+        """The stream without comments and cursors; those must grow."""
+        async with client.stream("POST", path, json=body) as response:
+            assert response.status_code == 200
+            async for piece in response.aiter_bytes():
+                self.body += piece
+                if len(self.body) > _SEEN_BYTES:
+                    self.enough.set()
+        lines = self.body.split(b"\n")
+        cursors = [int(line[4:]) for line in lines if line.startswith(b"id: ")]
+        assert cursors == sorted(set(cursors))
+        return b"".join(line + b"\n\n" for line in lines if line.startswith(b"data: "))
+
+
+async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack: Stack, model: Path) -> None:
+    (victim,) = stack.workers
+    async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
+        expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
+        readers = [Reader() for _ in ASKED]
+        streams = [
+            asyncio.create_task(reader.read(client, path, body))
+            for reader, (path, body) in zip(readers, ASKED, strict=True)
+        ]
+        async with asyncio.timeout(60):
+            for reader in readers:
+                await reader.enough.wait()
+        running = victim.metric("penstock_attempts_running")
+        victim.kill()
+        command = ("--model", str(model), "--", *FLAGS)
+        heir = await asyncio.to_thread(lambda: stack.worker(*command, engine="vllm", ready_s=START_S))
+        seen = await asyncio.gather(*streams)
+    assert running == len(ASKED), "the kill came too late"
+    assert heir.metric("penstock_resumes_total") == len(ASKED)
+    for got, wanted in zip(seen, expected, strict=True):
+        assert b'"error"' not in got, got[-500:]
+        assert said(got) == wanted
+        assert len({event.split(b'"created":')[1][:10] for event in got.split(b"\n\n") if b'"created":' in event}) == 1
