@@ -242,6 +242,12 @@ class Scripts:
         args = [DEAD_MARKER_MS, "1" if process_ended else "0"]
         return bool(await self._run("condemn", [k.lease(wid), k.dead(wid)], args))
 
+    async def bury(self, wid: str) -> str:
+        """Forgets a condemned worker of which nothing is left. Returns OK, BUSY or ALIVE."""
+        k = self._keys
+        queues = [k.queue(queue.name) for queue in QUEUES]
+        return _word(await self._run("bury", [k.dead(wid), k.run(wid), k.box(wid), k.workers, *queues], [wid]))
+
     async def requeue(self, wid: str, rid: str, attempt: str, *, hand_back: bool = False) -> str:
         """Running → queued again, or → failed. Returns OK, ENDED, ALIVE or STALE."""
         k = self._keys

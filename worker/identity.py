@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from shared.ids import new_worker_id
+from shared.metrics import RENEWALS
+
+log = logging.getLogger(__name__)
 
 
 class Identity:
@@ -22,6 +26,8 @@ class Identity:
         """Redis refused `wid`. If that is still ours, a new id is taken; late refusals of an old id are ignored."""
         if wid != self.wid:
             return
+        RENEWALS.inc()
         self.wid = new_worker_id()
+        log.warning("worker %s was condemned; going on as %s", wid, self.wid)
         for watcher in self._watchers:
             watcher(wid)

@@ -233,15 +233,16 @@ class SimEngine:
 
     async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
         await asyncio.sleep(self._options.ttft_s)
+        if journal is not None:
+            journal.usage(job.prompt_tokens, 0)
         pieces = []
         for index in range(job.tokens):
             if index:
                 await self._steps.next()
             pieces.append(self._text(job.rid, index))
-        if journal is not None:
-            ids = [token_id(job.rid, index) for index in range(job.tokens)]
-            journal.tokens(ids, sum(map(len, pieces)))
-            journal.usage(job.prompt_tokens, job.tokens)
+            if journal is not None:
+                journal.tokens([token_id(job.rid, index)], len(pieces[-1]))
+                journal.usage(0, 1)
         await _reply(send, 200, msgspec.json.encode(completion(job, self._options.name, "".join(pieces))))
 
 
