@@ -35,6 +35,8 @@ REAPER_REQUEUED = Counter(
 )
 REAPER_EXPIRED = Counter("penstock_deadlines_swept_total", "Deadlines found passed by this process.", ["outcome"])
 
+RELEASED = Counter("penstock_suspects_released_total", "Requests that this process let out of quarantine.")
+
 CLAIMS = Counter("penstock_claims_total", "Claims of this worker.", ["outcome"])
 ATTEMPTS = Counter("penstock_attempts_total", "Attempts that ended on this worker.", ["lane", "outcome"])
 ATTEMPTS_RUNNING = Gauge("penstock_attempts_running", "Attempts that run on this worker now.")

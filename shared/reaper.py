@@ -21,10 +21,10 @@ from shared.clock import Clock, SystemClock
 from shared.connection import RedisCaller, broker_errors
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
-from shared.lanes import QUEUES
-from shared.metrics import REAPER_CONDEMNED, REAPER_EXPIRED, REAPER_REQUEUED
+from shared.lanes import QUARANTINE, QUEUES
+from shared.metrics import REAPER_CONDEMNED, REAPER_EXPIRED, REAPER_REQUEUED, RELEASED
 from shared.registry import Registry
-from shared.scripts import LEASE_MS, Scripts
+from shared.scripts import LEASE_MS, SUSPECT_KILLS, Scripts
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Reaper:
                 scripts = Scripts(RedisCaller(self._client), keys)
                 await self._reap(keys, scripts)
                 await self._expire(keys, scripts)
+                await self._release(keys, scripts)
                 if self._ticks % _STRANGERS_EVERY_TICKS == 0:
                     await self._bury_strangers(keys, scripts)
         except BrokerUnavailableError as error:
@@ -96,7 +97,11 @@ class Reaper:
 
     async def bury(self, keys: Keys, scripts: Scripts, wid: str) -> bool:
         """Requeues everything that a condemned worker owned, then forgets the worker. False when something is left."""
-        for rid, attempt in (await self._owned(keys, wid)).items():
+        suspect = await self._suspect(keys)
+        owned = await self._owned(keys, wid)
+        for rid, attempt in sorted(
+            owned.items(), key=lambda item: item[0] == suspect
+        ):  # see requeue.lua: it comes last
             outcome = await scripts.requeue(wid, rid, attempt)
             REAPER_REQUEUED.labels(outcome=outcome).inc()
             log.info("request %s of worker %s: %s", rid, wid, outcome)
@@ -124,6 +129,28 @@ class Reaper:
     async def _owned(self, keys: Keys, wid: str) -> dict[str, str]:
         owned = await self._client.hgetall(keys.run(wid))  # type: ignore[misc]
         return {rid.decode(): attempt.decode() for rid, attempt in owned.items()}
+
+    async def _release(self, keys: Keys, scripts: Scripts) -> None:
+        """Lets the next suspect out of quarantine once the one before has ended."""
+        for _ in range(_LOOKS):
+            waits = await self._next_suspect(keys)
+            if waits is None:
+                return
+            outcome = await scripts.release(await self._suspect(keys), waits)
+            if outcome == "OK":
+                RELEASED.inc()
+                log.warning("request %s has killed %d workers; it is let out of quarantine", waits, SUSPECT_KILLS)
+            if outcome not in {"RETRY", "STALE"}:
+                return
+
+    @broker_errors
+    async def _suspect(self, keys: Keys) -> str:
+        return (await self._client.get(keys.suspect) or b"-").decode()
+
+    @broker_errors
+    async def _next_suspect(self, keys: Keys) -> str | None:
+        head = await self._client.xrange(keys.queue(QUARANTINE), count=1)
+        return head[0][1][b"rid"].decode() if head else None
 
     async def _expire(self, keys: Keys, scripts: Scripts) -> None:
         for rid in await self._due(keys):

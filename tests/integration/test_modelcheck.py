@@ -14,6 +14,7 @@ OPS = 600
 PLAIN_FAULTS = (
     *("lost reply", "lost message", "orphaned entry", "swept entry", "claim skip", "condemned", "zombie"),
     *("worker fenced", "attempt fenced", "worker killed", "lease lapsed", "told to cancel", "told to expire"),
+    *("poisoned", "suspect out", "redrive: ok", "redrive: dup"),
 )
 HISTORY_FAULTS = ("rolled back", "length guard refused", "readmitted", "client got history_lost")
 

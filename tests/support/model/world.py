@@ -96,6 +96,8 @@ class World:
         self.caller = FaultyCaller(hot, rnd, self.happened)
         self.scripts = Scripts(self.caller, keys)
         self.reaper = Reaper(client, keys.prefix)
+        self.poison: set[str] = set()
+        self.redriven: dict[str, str] = {}
         self._snapshot: list[tuple[bytes, bytes, int]] | None = None
 
     def hex_id(self, digits: int) -> str:
