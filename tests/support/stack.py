@@ -37,6 +37,9 @@ class Process:
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], folder: Path) -> None:
         self.name = name
+        self.command = command
+        self.env = env
+        self.started_at_ms = int(time.time() * 1000)
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
@@ -169,16 +172,31 @@ class Stack:
         poll_until_ready(api, f"{api.url}/{'readyz' if ready else 'livez'}", READY_S)
         return api
 
-    def worker(self, *flags: str, engine: str = "sim", ready_s: float = READY_S) -> Worker:
-        """Starts a worker and waits until it is ready. Flags of the engine follow `--`."""
+    def worker(
+        self, *flags: str, engine: str = "sim", ready_s: float = READY_S, env: dict[str, str] | None = None
+    ) -> Worker:
+        """Starts a worker and waits until it is ready, unless `ready_s` is 0. Flags of the engine follow `--`."""
         ops_port = free_port()
         command = [sys.executable, "-m", "worker", "--engine", engine, "--ops-port", str(ops_port), *flags]
-        worker = self._start(Worker, f"worker-{len(self.workers)}", command)
+        worker = self._start(Worker, f"worker-{len(self.workers)}", command, env)
         assert isinstance(worker, Worker)
         worker.ops_port = ops_port
         self.workers.append(worker)
-        poll_until_ready(worker, f"http://127.0.0.1:{ops_port}/readyz", ready_s)
+        if ready_s:
+            poll_until_ready(worker, f"http://127.0.0.1:{ops_port}/readyz", ready_s)
         return worker
+
+    def again(self, ended: Process) -> Process:
+        """Starts a replica or a worker that has ended once more, on the same ports. Does not wait for it."""
+        process = type(ended)(ended.name, ended.command, ended.env, self.folder)
+        for name in ("port", "ops_port"):
+            if hasattr(ended, name):
+                setattr(process, name, getattr(ended, name))
+        self.processes.append(process)
+        for group in (self.apis, self.workers):
+            if ended in group:
+                group[group.index(ended)] = process  # type: ignore[index, call-overload]
+        return process
 
     def stop(self) -> None:
         """Stops everything, the server last."""

@@ -5,6 +5,8 @@ text. Timing is that of a batching engine: a request's first token comes `--ttft
 in steps that all running sequences share, one each `--itl-ms`. With `--text clock` a token is `~` and the microsecond
 at which it was made (13 hexadecimal digits of the monotonic clock), which is what the load generator measures with.
 
+With `--faults` a request may do harm, for tests: see `sim_faults.py`.
+
 It speaks the outline of vLLM's chat and completion routes, its stream format and its error envelope. For tests, load
 tests and laptops.
 """
@@ -23,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import ConfigurationError
 from worker.engines.base import Capabilities, Capacity, Journal, current_journal
 from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, tail_events, token_id
+from worker.engines.sim_faults import do_harm
 from worker.settings import WorkerSettings
 
 VERSION = "1"
@@ -41,6 +44,7 @@ class SimOptions:
     slots: int
     text: str
     max_model_len: int
+    faults: bool = False
 
 
 def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
@@ -51,6 +55,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
     parser.add_argument("--slots", type=int, default=settings.max_num_seqs or 256, help="sequences at once")
     parser.add_argument("--text", choices=sorted(TEXTS), default="seeded", help="what a token's text is")
     parser.add_argument("--max-model-len", type=int, default=settings.max_model_len or 32_768, help="context, tokens")
+    parser.add_argument("--faults", action="store_true", help="tests only: requests may crash or hang this engine")
     try:
         options, unknown = parser.parse_known_args(flags)
     except argparse.ArgumentError as error:
@@ -67,6 +72,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
             slots=options.slots,
             text=options.text,
             max_model_len=options.max_model_len,
+            faults=options.faults,
         )
     )
 
@@ -79,6 +85,7 @@ class _Steps:
         self._waiting: list[asyncio.Future[None]] = []
         self._due_s = 0.0
         self._ticking = False
+        self.hung = False  # see sim_faults.py
         self._loop: asyncio.AbstractEventLoop | None = None  # looked up once: on 3.11 every look-up is a system call
 
     def next(self) -> asyncio.Future[None]:
@@ -101,6 +108,8 @@ class _Steps:
         loop.call_at(self._due_s, self._tick)
 
     def _tick(self) -> None:
+        if self.hung:
+            return
         waiting, self._waiting = self._waiting, []
         if not waiting:
             self._ticking = False
@@ -186,6 +195,8 @@ class SimEngine:
         if path not in _DEFAULT_TOKENS:
             raise _Refusal(404, f"Not Found: {path}")
         body = (await _body(receive)) or b"{}"
+        if self._options.faults:
+            do_harm(body, self._steps)
         fields = msgspec.json.decode(body)
         headers = dict(scope["headers"])
         tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or _DEFAULT_TOKENS[path]
