@@ -15,6 +15,7 @@ from tests.support.stack import Stack, running_stack
 Figures = dict[str, object]
 _FIGURES = pytest.StashKey[Figures]()
 _ROWS = pytest.StashKey[list[tuple[int, str, str, Figures]]]()
+_TIMEOUT_S = 400
 _WORDS = {"passed": "pass", "failed": "**fail**", "skipped": "waits"}
 
 
@@ -38,8 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drills that take long run in `make drills` only."""
+    """Drills that take long run in `make drills` only; there they get the time."""
     if ALL:
+        for item in items:
+            if item.get_closest_marker("drill"):
+                item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
         return
     late = [item for item in items if item.get_closest_marker("long")]
     items[:] = [item for item in items if item not in late]

@@ -6,11 +6,13 @@ import asyncio
 import time
 
 import pytest
+import redis
 
 from tests.drills.acting import KEYS as K
-from tests.drills.acting import all_visible, api_metric, control, worker_metric
-from tests.drills.catalogue import RESUMES, size
+from tests.drills.acting import all_visible, api_metric, control, proxy_of, through, worker_metric
+from tests.drills.catalogue import size
 from tests.drills.conftest import Figures
+from tests.support.faultproxy import FaultProxy
 from tests.support.history import check_clients, check_history, leftovers
 from tests.support.load import Ask, ask, ask_many, start_many
 from tests.support.stack import Stack, eventually, running_stack
@@ -79,39 +81,63 @@ async def test_flushall_under_load_hangs_nobody(stack: Stack, figures: Figures) 
     assert worker.popen.poll() is None
 
 
+async def _fail_over(stack: Stack, proxy: FaultProxy, port: int) -> str:
+    """The master is gone, the replica takes its place behind the same address. Returns its own."""
+    stack.redis.kill()
+    await asyncio.sleep(1)  # until somebody has noticed
+    with redis.Redis(port=port) as promoted:
+        promoted.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+    proxy.switch(port)
+    return f"redis://127.0.0.1:{port}/0"
+
+
 @pytest.mark.drill(22)
-@pytest.mark.xfail(not RESUMES, strict=True, reason="waits for redis+sentinel:// addresses (issue 3, item 7)")
-async def test_a_failover_by_sentinel_redelivers_nothing_of_living_workers(figures: Figures) -> None:
-    figures["waits"] = "Sentinel"
-    raise NotImplementedError("no process can be told of a Sentinel yet")
+async def test_a_failover_redelivers_nothing_of_living_workers(stack: Stack, figures: Figures) -> None:
+    """By replication and a fixed address, as managed servers do it. Sentinel's own addresses are not supported yet."""
+    with proxy_of(stack) as proxy:
+        _, port = await asyncio.to_thread(stack.replica_of_redis, stack.redis_port)
+        workers = [stack.worker("--", "--itl-ms", "100", env=through(proxy)) for _ in range(2)]
+        api = stack.api(env=through(proxy))
+        tasks = start_many(60, Ask([api.url], 100, patience_s=100))
+        await all_visible(workers[0], 15)
+        promoted = await _fail_over(stack, proxy, port)
+        seen = await asyncio.gather(*tasks)
+        verdict = await check_history(promoted, seen, 100)
+        claims = int(worker_metric(stack, "penstock_claims_total"))
+        figures |= {"whole": verdict.whole, "claims": claims, "longest pause s": verdict.longest_pause_s}
+        assert verdict.longest_pause_s > 1, "nobody noticed the fault"
+        assert verdict.longest_pause_s < 6
+        assert worker_metric(stack, "penstock_worker_renewals_total") == 0
+        with redis.Redis.from_url(promoted) as server:
+            assert {server.hget(K.record(one.rid), "kills") for one in seen} == {b"0"}
+    assert set(verdict.errors) <= HONEST
+    assert verdict.whole >= 58
 
 
 @pytest.mark.drill(23)
 async def test_a_failover_that_loses_the_tail_is_whole_or_an_explicit_error(stack: Stack, figures: Figures) -> None:
-    """The failover is played: a copy of the data from a second ago takes the place of what there is."""
-    worker = stack.worker("--", "--itl-ms", "50")
-    api = stack.api()
-    tasks = start_many(60, Ask([api.url], 120, patience_s=100))
-    await all_visible(worker, 60)
-    with control(stack) as server:
-        copy = {key: (server.dump(key), server.pttl(key)) for key in server.scan_iter(match="ps:*", count=1000)}
+    with proxy_of(stack) as proxy, proxy_of(stack) as link:
+        _, port = await asyncio.to_thread(stack.replica_of_redis, link.port)
+        worker = stack.worker("--", "--itl-ms", "50", env=through(proxy))
+        api = stack.api(env=through(proxy))
+        tasks = start_many(60, Ask([api.url], 120, patience_s=100))
+        await all_visible(worker, 60)
+        link.partition()
         await asyncio.sleep(1)  # the lag of the drill
-        longer = sum(server.strlen(key) > len(value) for key, (value, _) in copy.items() if b":o:" in key and value)
-        pipe = server.pipeline(transaction=True)
-        pipe.flushall()
-        for key, (value, ttl_ms) in copy.items():
-            if value is not None:
-                pipe.restore(key, max(ttl_ms, 0), value)
-        pipe.execute()
-    seen = await asyncio.gather(*tasks)
-    verdict = check_clients(seen, 120)
-    with control(stack) as server:
-        await eventually(lambda: not leftovers(server, K), 30, f"rest; left is {leftovers(server, K)}")
-    figures |= {"logs rolled back": longer, "whole": verdict.whole, "errors": dict(verdict.errors)}
-    figures |= {"refused frames": int(worker_metric(stack, "penstock_fenced_appends_total"))}
-    assert longer > 30, "nothing was lost"
-    assert set(verdict.errors) <= HONEST
-    assert (await ask(Ask([api.url], 5))).whole
+        held = link.held_bytes
+        promoted = await _fail_over(stack, proxy, port)
+        link.switch(port)
+        seen = await asyncio.gather(*tasks)
+        verdict = check_clients(seen, 120)
+        with redis.Redis.from_url(promoted) as server:
+            await eventually(lambda: not leftovers(server, K), 30, f"rest; left is {leftovers(server, K)}")
+        refused = int(worker_metric(stack, "penstock_fenced_appends_total"))
+        figures |= {"whole": verdict.whole, "errors": dict(verdict.errors), "frames refused": refused}
+        figures |= {"longest pause s": verdict.longest_pause_s}
+        assert held > 0
+        assert refused > 30, "nothing was lost"
+        assert set(verdict.errors) <= HONEST
+        assert (await ask(Ask([api.url], 5))).whole
 
 
 @pytest.mark.drill(27)
@@ -134,6 +160,7 @@ async def test_script_flush_under_load_is_not_noticed(stack: Stack, figures: Fig
 
 
 @pytest.mark.drill(38)
+@pytest.mark.xfail(strict=True, reason="waits for the admission stop at 80 % of memory (issue 3, item 7)")
 async def test_a_full_redis_admits_nobody_and_ends_what_runs(stack: Stack, figures: Figures) -> None:
     """The admission stop comes at 80 %; here there is less than that left, and then nothing."""
     worker = stack.worker("--", "--itl-ms", "100")
@@ -142,8 +169,8 @@ async def test_a_full_redis_admits_nobody_and_ends_what_runs(stack: Stack, figur
     await all_visible(worker, 20)
     with control(stack) as server:
         used = int(server.info("memory")["used_memory"])
-        server.config_set("maxmemory", str(used + 3_000_000))
-        server.set("ballast", b"x" * 2_600_000)
+        server.config_set("maxmemory", str(used + 20_000_000))
+        server.set("ballast", b"x" * 17_500_000)
         await asyncio.sleep(2.5)  # replicas look once a second
         refused = await ask_many(5, Ask([api.url], 5))
         seen = await asyncio.gather(*tasks)

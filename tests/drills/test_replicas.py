@@ -37,6 +37,7 @@ async def test_clients_of_a_killed_replica_resume_on_another(stack: Stack, figur
 
 
 @pytest.mark.drill(13)
+@pytest.mark.long
 @needs_resume
 async def test_what_nobody_comes_back_for_is_cancelled(stack: Stack, figures: Figures) -> None:
     worker = stack.worker("--", "--itl-ms", "200")
@@ -54,6 +55,7 @@ async def test_what_nobody_comes_back_for_is_cancelled(stack: Stack, figures: Fi
 
 
 @pytest.mark.drill(14)
+@pytest.mark.long
 async def test_a_replica_that_stands_still_catches_up_and_hurts_nobody_else(stack: Stack, figures: Figures) -> None:
     worker = stack.worker("--", "--itl-ms", "60")
     still, other = stack.api(), stack.api()
@@ -131,6 +133,7 @@ async def test_a_late_confirmation_of_a_subscription_loses_no_text(stack: Stack,
 
 
 @pytest.mark.drill(25)
+@pytest.mark.long
 async def test_a_replica_that_was_cut_off_from_redis_catches_up(stack: Stack, figures: Figures) -> None:
     worker = stack.worker("--", "--itl-ms", "100")
     with proxy_of(stack) as proxy:

@@ -245,6 +245,7 @@ async def test_a_generation_of_many_leases_is_one_attempt(stack: Stack, figures:
 
 
 @pytest.mark.drill(24)
+@pytest.mark.long
 @needs_continuation
 async def test_a_workers_requests_move_while_it_is_cut_off_and_it_is_fenced_on_return(
     stack: Stack, figures: Figures

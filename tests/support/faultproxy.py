@@ -76,6 +76,7 @@ class FaultProxy:
         self._upstream_port = upstream_port
         self._blackhole = False
         self._links: set[_Link] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
         self._rnd = random.Random(7)
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,6 +106,13 @@ class FaultProxy:
         for link in links:
             link.dead = True
         return len(links)
+
+    def switch(self, upstream_port: int) -> None:
+        """From now on this is the server; connections to the one before are cut. A failover behind a fixed address."""
+        self._upstream_port = upstream_port
+        self._blackhole = False
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in list(self._pumps)])
 
     # ---- the thread
 
@@ -142,11 +150,13 @@ class FaultProxy:
             asyncio.create_task(self._up(link, reader, up_writer)),
             asyncio.create_task(self._down(link, up_reader, writer)),
         ]
+        self._pumps.update(pumps)
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
+            self._pumps.difference_update(pumps)
             writer.transport.abort()
             up_writer.transport.abort()
             self._links.discard(link)

