@@ -81,6 +81,7 @@ class Attempt:
         self._task: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
         self._unread = True
+        self._produced_first: int | None = None
         self._complete = False
         self._out: Outgoing = publisher.open(
             claim.rid,
@@ -113,8 +114,11 @@ class Attempt:
 
     @property
     def unread_bytes(self) -> int:
-        """Size of the request while the engine has said nothing to it; 0 afterwards."""
-        return 0 if self._out.used.completion_tokens else len(self._request.body)
+        """What the engine has to read, or to go through again, before its first new token; 0 after that."""
+        if self._produced_first is None:
+            self._produced_first = self.produced
+        news = self.produced != self._produced_first
+        return 0 if news else len(self._request.body) + len(self._claim.claimed.log)
 
     async def run(self) -> None:
         """Runs the request to its end. Raises nothing."""

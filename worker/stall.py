@@ -26,7 +26,8 @@ class Progress:
     Attributes:
         busy: requests that the engine works on now.
         mark: anything that changes whenever the engine has done something.
-        longest_prompt_bytes: size of the largest request that waits for its first token; 0 when none does.
+        longest_prompt_bytes: of the requests that wait for their first token, the size of the largest, the text that it
+            goes on with included; 0 when none waits.
     """
 
     busy: int
