@@ -65,6 +65,14 @@ format: .venv/.stamp-dev ## put the code into shape
 modelcheck: .venv/.stamp-dev ## try the Redis scripts against random faults (SEEDS=200)
 	$(BIN)/python -m tests.support.modelcheck --seeds $(SEEDS)
 
+.PHONY: drills
+drills: .venv/.stamp-dev ## every fault drill in full, and the report docs/drills.md (about 15 minutes)
+	PENSTOCK_DRILLS=all PENSTOCK_DRILLS_REPORT=docs/drills.md $(BIN)/python -m pytest -m drill tests/drills $(ARGS)
+
+.PHONY: soak
+soak: .venv/.stamp-dev ## requests under random faults: make soak ARGS="--requests 10000 --workers 3 --seed 1"
+	$(BIN)/python -m tests.drills.soak $(ARGS)
+
 .PHONY: bench
 bench: .venv/.stamp-dev ## measure what the queue and the relay cost
 	$(BIN)/python -m scripts.bench $(ARGS)

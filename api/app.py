@@ -14,11 +14,12 @@ from api import problems
 from api.admission import Door
 from api.catalog import Catalog
 from api.relay import RelayWatch
-from api.routes import completions, models, ops
+from api.routes import admin, completions, models, ops
 from api.settings import ApiSettings
 from shared.channels import Channels
 from shared.clock import SystemClock
 from shared.connection import connect
+from shared.dead_letters import DeadLetters
 from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
 from shared.reaper import Reaper
@@ -39,6 +40,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.catalog = catalog
         app.state.channels = channels
         app.state.client = client
+        app.state.dead_letters = DeadLetters(control, settings.prefix)
         app.state.watch = watch
         app.state.door = Door(settings, client, control, channels, catalog, watch)
         services = ServiceGroup()
@@ -57,6 +59,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(BrokerUnavailableError, problems.on_broker_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
-    for routes in (completions, models, ops):
+    for routes in (completions, models, ops, admin):
         app.include_router(routes.router)
     return app

@@ -17,7 +17,7 @@ async def tenant_of(request: Request) -> str:
     keys: tuple[str, ...] = request.app.state.keys
     if not keys:
         return ANONYMOUS
-    sent = _sent_key(request)
+    sent = sent_key(request)
     if sent is None:
         message = "No API key was sent. Send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
         raise RequestError(401, "invalid_api_key", message, should_retry=False)
@@ -27,7 +27,8 @@ async def tenant_of(request: Request) -> str:
     return "key-" + hashlib.sha256(sent.encode()).hexdigest()[:16]
 
 
-def _sent_key(request: Request) -> str | None:
+def sent_key(request: Request) -> str | None:
+    """The key that came with a request."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
         return token.strip()

@@ -26,6 +26,9 @@ class ApiSettings(Settings):
     api_keys: SecretStr = Field(
         SecretStr(""), description="comma-separated keys that clients must send; empty lets everybody in"
     )
+    admin_keys: SecretStr = Field(
+        SecretStr(""), description="comma-separated keys for /v1/admin; empty keeps it closed"
+    )
     max_body_bytes: int = Field(10_000_000, ge=1024, description="largest request body")
     queue_max: int = Field(5_000, ge=1, description="most requests that may wait in one lane")
     tenant_max: int = Field(10_000, ge=1, description="most requests that one tenant may have in the system")
@@ -39,4 +42,13 @@ class ApiSettings(Settings):
     @property
     def keys(self) -> tuple[str, ...]:
         """The API keys."""
-        return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())
+        return _split(self.api_keys)
+
+    @property
+    def admins(self) -> tuple[str, ...]:
+        """The admin keys."""
+        return _split(self.admin_keys)
+
+
+def _split(keys: SecretStr) -> tuple[str, ...]:
+    return tuple(key.strip() for key in keys.get_secret_value().split(",") if key.strip())

@@ -15,6 +15,7 @@ Penstock serves large language models through a queue.
   penstock up [flags] [-- engine flags]       Redis, replicas and workers on this machine, with one command
   penstock api [flags]                        one replica: HTTP in, queue out
   penstock worker [flags] [-- engine flags]   one worker: one engine, one model
+  penstock dlq ls|show|redrive|drop           requests that were given up, and what to do with them
   penstock version                            versions of Penstock, Python and vLLM
 
 Each command has --help. Settings also come from the environment (PENSTOCK_<NAME>) and from .env.
@@ -33,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
         from cli import up  # noqa: PLC0415 - `penstock api` need not load what only `up` uses
 
         return up.main(arguments[1:])
+    if name == "dlq":
+        from cli import dlq  # noqa: PLC0415 - as above
+
+        return dlq.main(arguments[1:])
     if name in {"version", "--version", "-V"}:
         print(_versions())
         return 0

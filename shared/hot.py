@@ -40,6 +40,11 @@ class HotClient:
         self._endpoint = Endpoint(url)
         self.name = name
         self._protocol: CommandConnection | None = None
+        self._on_connect: Callable[[], None] = lambda: None
+
+    def on_connect(self, watcher: Callable[[], None]) -> None:
+        """`watcher` is called after each connect from now on. Must not block."""
+        self._on_connect = watcher
 
     async def run(self, started: asyncio.Event) -> None:
         """Keeps the connection open until cancelled."""
@@ -54,6 +59,7 @@ class HotClient:
                 continue
             backoff_s = _BACKOFF_FIRST_S
             started.set()
+            self._on_connect()
             await self._stay()
 
     async def _open(self) -> None:

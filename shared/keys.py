@@ -102,6 +102,16 @@ class Keys:
         return f"{self.base}fin"
 
     @property
+    def suspect(self) -> str:
+        """String: rid of the request that was let out of quarantine last."""
+        return f"{self.base}suspect"
+
+    @property
+    def redriven(self) -> str:
+        """Hash: entry of a dead letter → rid under which it was admitted again."""
+        return f"{self.base}redriven"
+
+    @property
     def dead_letters(self) -> str:
         """Stream: requests that were given up, with body."""
         return f"{self.base}dlq"

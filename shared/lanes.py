@@ -18,6 +18,8 @@ class Lane(StrEnum):
 
 RETRY = "retry"
 """The queue of requests that lost their worker. Always served first; no client can ask for it."""
+QUARANTINE = "quarantine"
+"""Where requests wait under which two workers have died. Nobody pulls from it: `release` lets one at a time out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ REAPER_REQUEUED = Counter(
 )
 REAPER_EXPIRED = Counter("penstock_deadlines_swept_total", "Deadlines found passed by this process.", ["outcome"])
 
+RELEASED = Counter("penstock_suspects_released_total", "Requests that this process let out of quarantine.")
+
 CLAIMS = Counter("penstock_claims_total", "Claims of this worker.", ["outcome"])
 ATTEMPTS = Counter("penstock_attempts_total", "Attempts that ended on this worker.", ["lane", "outcome"])
 RESUMES = Counter(
@@ -69,6 +71,10 @@ FLUSH_SECONDS = Histogram(
 FENCED = Counter(
     "penstock_fenced_appends_total", "Frames that the server refused because another attempt owns the request."
 )
-LEASE_LOST = Counter("penstock_worker_condemned_total", "Times this worker found itself condemned.")
+RENEWALS = Counter(
+    "penstock_worker_renewals_total", "Times this worker found itself condemned and went on under a new id."
+)
+RECONCILED = Counter("penstock_reconciled_total", "Requests that were this worker's and unknown to it, handed back.")
+STALLS = Counter("penstock_worker_stalls_total", "Times this worker gave itself up because nothing moved any more.")
 ENGINE_UP = Gauge("penstock_engine_up", "1 while the engine serves.")
 MODEL_LOAD = Gauge("penstock_model_load_seconds", "How long the engine took to start.")

@@ -3,6 +3,9 @@
 One runs in every replica and in every worker, with jitter and without a leader: each action is one atomic, idempotent
 script. A worker is condemned only after its lease was seen missing twice, a tick apart, by a reaper whose own view of
 Redis has been undisturbed for longer than a lease: after a failover every lease may be missing, and nobody is dead.
+
+A condemned worker is buried again and again until nothing is left of it, the consumers of its id included. Consumers
+that a worker has left behind without a card, as after a flush, are found by a look at the groups now and then.
 """
 
 from __future__ import annotations
@@ -11,21 +14,25 @@ import asyncio
 import logging
 import random
 
+import redis
 import redis.asyncio
 
 from shared.clock import Clock, SystemClock
 from shared.connection import RedisCaller, broker_errors
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
-from shared.metrics import REAPER_CONDEMNED, REAPER_EXPIRED, REAPER_REQUEUED
+from shared.lanes import QUARANTINE, QUEUES
+from shared.metrics import REAPER_CONDEMNED, REAPER_EXPIRED, REAPER_REQUEUED, RELEASED
 from shared.registry import Registry
-from shared.scripts import LEASE_MS, Scripts
+from shared.scripts import LEASE_MS, SUSPECT_KILLS, Scripts
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 _SWEEP_COUNT = 20
 _LOOKS = 5
+_STRANGERS_EVERY_TICKS = 30
+_STRANGER_IDLE_MS = 60_000
 
 
 class Reaper:
@@ -39,6 +46,8 @@ class Reaper:
         self._registry = Registry(client, prefix)
         self._clock = clock or SystemClock()
         self._missed: set[tuple[str, str]] = set()
+        self._dying: set[tuple[str, str]] = set()
+        self._ticks = 0
         self._undisturbed_since_s = self._clock.monotonic_s()
 
     async def run(self, started: asyncio.Event) -> None:
@@ -50,12 +59,16 @@ class Reaper:
 
     async def tick(self) -> None:
         """One round over all pools. Never raises for a broker that is away: the round is then lost."""
+        self._ticks += 1
         try:
             for pool in set((await self._registry.pools()).values()):
                 keys = Keys(pool, prefix=self._prefix)
                 scripts = Scripts(RedisCaller(self._client), keys)
                 await self._reap(keys, scripts)
                 await self._expire(keys, scripts)
+                await self._release(keys, scripts)
+                if self._ticks % _STRANGERS_EVERY_TICKS == 0:
+                    await self._bury_strangers(keys, scripts)
         except BrokerUnavailableError as error:
             log.debug("reaper: %s", error)
             self._missed.clear()
@@ -74,24 +87,70 @@ class Reaper:
             elif seen not in self._missed:
                 self._missed.add(seen)
             elif trusted and await scripts.condemn(wid):
-                log.warning("worker %s of pool %s is dead; taking its requests back", wid, keys.pool)
-                REAPER_CONDEMNED.inc()
-                await self.bury(keys, scripts, wid)
-                self._missed.discard(seen)
+                if seen not in self._dying:
+                    self._dying.add(seen)
+                    log.warning("worker %s of pool %s is dead; taking its requests back", wid, keys.pool)
+                    REAPER_CONDEMNED.inc()
+                if await self.bury(keys, scripts, wid):
+                    self._missed.discard(seen)
+                    self._dying.discard(seen)
 
-    async def bury(self, keys: Keys, scripts: Scripts, wid: str) -> None:
-        """Requeues everything that a condemned worker owned, then forgets the worker."""
-        for rid, attempt in (await self._owned(keys, wid)).items():
+    async def bury(self, keys: Keys, scripts: Scripts, wid: str) -> bool:
+        """Requeues everything that a condemned worker owned, then forgets the worker. False when something is left."""
+        suspect = await self._suspect(keys)
+        owned = await self._owned(keys, wid)
+        for rid, attempt in sorted(
+            owned.items(), key=lambda item: item[0] == suspect
+        ):  # see requeue.lua: it comes last
             outcome = await scripts.requeue(wid, rid, attempt)
             REAPER_REQUEUED.labels(outcome=outcome).inc()
             log.info("request %s of worker %s: %s", rid, wid, outcome)
-        if not await self._owned(keys, wid):
-            await self._registry.leave(keys.pool, wid)
+        return await scripts.bury(wid) == "OK"
+
+    async def _bury_strangers(self, keys: Keys, scripts: Scripts) -> None:
+        """Buries consumers that have neither card nor lease, and have asked for nothing for a while."""
+        known = await self._registry.workers(keys)
+        for wid in await self._idle_consumers(keys):
+            if wid not in known and await scripts.condemn(wid):
+                await self.bury(keys, scripts, wid)
+
+    @broker_errors
+    async def _idle_consumers(self, keys: Keys) -> set[str]:
+        found: set[str] = set()
+        for queue in QUEUES:
+            try:
+                consumers = await self._client.xinfo_consumers(keys.queue(queue.name), "g")
+            except redis.ResponseError:  # no such queue yet
+                continue
+            found |= {entry["name"].decode() for entry in consumers if entry["idle"] >= _STRANGER_IDLE_MS}
+        return found
 
     @broker_errors
     async def _owned(self, keys: Keys, wid: str) -> dict[str, str]:
         owned = await self._client.hgetall(keys.run(wid))  # type: ignore[misc]
         return {rid.decode(): attempt.decode() for rid, attempt in owned.items()}
+
+    async def _release(self, keys: Keys, scripts: Scripts) -> None:
+        """Lets the next suspect out of quarantine once the one before has ended."""
+        for _ in range(_LOOKS):
+            waits = await self._next_suspect(keys)
+            if waits is None:
+                return
+            outcome = await scripts.release(await self._suspect(keys), waits)
+            if outcome == "OK":
+                RELEASED.inc()
+                log.warning("request %s has killed %d workers; it is let out of quarantine", waits, SUSPECT_KILLS)
+            if outcome not in {"RETRY", "STALE"}:
+                return
+
+    @broker_errors
+    async def _suspect(self, keys: Keys) -> str:
+        return (await self._client.get(keys.suspect) or b"-").decode()
+
+    @broker_errors
+    async def _next_suspect(self, keys: Keys) -> str | None:
+        head = await self._client.xrange(keys.queue(QUARANTINE), count=1)
+        return head[0][1][b"rid"].decode() if head else None
 
     async def _expire(self, keys: Keys, scripts: Scripts) -> None:
         for rid in await self._due(keys):

@@ -54,11 +54,6 @@ class Registry:
         await pipe.execute()
 
     @broker_errors
-    async def leave(self, pool: str, wid: str) -> None:
-        """Takes a worker's card away. The model names stay: they are known, only nobody serves them now."""
-        await self._client.hdel(Keys(pool, prefix=self._prefix).workers, wid)  # type: ignore[misc]
-
-    @broker_errors
     async def pools(self) -> dict[str, str]:
         """Model name → pool."""
         names = await self._client.hgetall(self._pools_key)  # type: ignore[misc]

@@ -15,20 +15,27 @@ from importlib import resources
 from typing import Any, Literal, Protocol, cast
 
 from shared.keys import Keys
-from shared.lanes import QUEUES, RETRY
+from shared.lanes import QUARANTINE, QUEUES, RETRY
 from shared.states import State
 from shared.wire import end_frame
 
-MOST_CLAIMS = 8
-"""Claims after which a request is given up: a guard behind `MOST_KILLS`, since a claim can fail without a kill."""
+MOST_CLAIMS = 50
+"""Claims after which a request is given up: a guard against loops. What counts are kills, and a hand-back is none."""
 MOST_KILLS = 3
 """Workers that may die under a request before it is set aside."""
+SUSPECT_KILLS = 2
+"""Workers after whose death a request waits in quarantine, where one at a time is let out."""
 LEASE_MS = 5_000
 """How long a worker lives without a beat."""
 DEAD_MARKER_MS = 3_600_000
 """How long the marker of a condemned worker stays; no process outlives it."""
 
-CHUNKS = frozenset({"finish", "clock", "enqueue", "lease"})
+REDRIVEN_NOTE_MS = 30 * 86_400_000
+"""How long it is known as what a dead letter was redriven, after the last one was."""
+DEAD_LETTER_REASONS = frozenset({"undecodable"})
+"""Reasons of an end by `done` for which the request is kept as a dead letter."""
+
+CHUNKS = frozenset({"finish", "clock", "enqueue", "lease", "dead_letter"})
 """Files in `lua/` that are included by others and are no scripts themselves."""
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
@@ -58,7 +65,7 @@ def load(name: str, publish: str = "PUBLISH") -> Script:
     include = _INCLUDE.search(body)
     chunks = include.group(1).split() if include else []
     # `finish` uses the clock and must therefore come after it
-    ordered = sorted(chunks, key=("clock", "enqueue", "lease", "finish").index)
+    ordered = sorted(chunks, key=("clock", "enqueue", "lease", "dead_letter", "finish").index)
     parts = [f"local PUBLISH = '{publish}'\n", *((folder / f"{chunk}.lua").read_text() for chunk in ordered), body]
     text = "".join(parts)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
@@ -230,8 +237,11 @@ class Scripts:
     ) -> Finished:
         """Running → `state`, with its terminal frame. `expected` is the log's length before the frame, in bytes."""
         k = self._keys
-        keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid), k.tenants, k.deadlines, k.finished]
-        reply = await self._run("done", keys, [rid, attempt, state, reason, frame, self._ttl_ms, expected])
+        keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
+        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
+        keep = "1" if reason in DEAD_LETTER_REASONS else "0"
+        args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, wid, keep]
+        reply = await self._run("done", keys, args)
         return Finished(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
 
     async def condemn(self, wid: str, *, process_ended: bool = False) -> bool:
@@ -240,18 +250,43 @@ class Scripts:
         args = [DEAD_MARKER_MS, "1" if process_ended else "0"]
         return bool(await self._run("condemn", [k.lease(wid), k.dead(wid)], args))
 
+    async def bury(self, wid: str) -> str:
+        """Forgets a condemned worker of which nothing is left. Returns OK, BUSY or ALIVE."""
+        k = self._keys
+        queues = [k.queue(queue.name) for queue in QUEUES]
+        return _word(await self._run("bury", [k.dead(wid), k.run(wid), k.box(wid), k.workers, *queues], [wid]))
+
     async def requeue(self, wid: str, rid: str, attempt: str, *, hand_back: bool = False) -> str:
         """Running → queued again, with its log, or → an end. Returns OK, ENDED, ALIVE or STALE."""
         k = self._keys
         keys = [k.dead(wid), k.run(wid), k.record(rid), k.queue(RETRY), k.body(rid), k.log(rid), k.channel(rid)]
-        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
+        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.queue(QUARANTINE), k.suspect]
         ends = [
-            b"",  # unused
             end_frame(State.FAILED, "too_many_attempts"),
             end_frame(State.CANCELLED, "cancelled"),
         ]
-        args = [rid, attempt, "1" if hand_back else "0", MOST_KILLS, self._ttl_ms, *ends]
+        args = [rid, attempt, "1" if hand_back else "0", MOST_KILLS, self._ttl_ms, *ends, SUSPECT_KILLS]
         return _word(await self._run("requeue", keys, args))
+
+    async def release(self, out: str, waits: str) -> str:
+        """Lets the request `waits` out of quarantine, if `out` ('-': none) has ended.
+
+        Returns OK, BUSY, EMPTY, STALE or RETRY.
+        """
+        k = self._keys
+        keys = [k.suspect, k.queue(QUARANTINE), k.queue(RETRY), k.record(out), k.record(waits)]
+        return _word(await self._run("release", keys, [out, waits]))
+
+    async def redrive(self, letter: str, a: Admission, *, patience_ms: int) -> tuple[str, str]:
+        """A dead letter → queued once more, under the new id `a.rid`. Returns OK or DUP with the id, or GONE.
+
+        Of the admission neither caps nor deadlines count; it must start and end within `patience_ms` from now.
+        """
+        k = self._keys
+        keys = [k.dead_letters, k.redriven, k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants, k.deadlines]
+        args = [letter, a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.cost, patience_ms, REDRIVEN_NOTE_MS]
+        reply = await self._run("redrive", keys, args)
+        return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
     async def cancel(self, rid: str, *, owner: str, queue: str, reason: str) -> str:
         """Queued → cancelled, or tells the owner. Returns DONE, SENT, RETRY, GONE or a terminal state."""

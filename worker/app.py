@@ -32,6 +32,7 @@ from worker.presence import Presence
 from worker.publisher import Publisher
 from worker.reconcile import LOOK_S, Reconcile
 from worker.settings import WorkerSettings
+from worker.stall import Stall
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +88,9 @@ class Worker:
         box.open(attempts.on_box)
         registry = Registry(control, settings.prefix)
         presence = Presence(registry, pool, engine, models, identity, slots, SystemClock())
-        beat = Beat(settings.redis_url, keys, identity, box.deliver)
+        beat = Beat(settings.redis_url, keys, identity, Stall(settings.stall_s, attempts.progress), box.deliver)
         reconcile = Reconcile(client, keys, scripts, attempts, identity, look_s=LOOK_S)
+        client.on_connect(reconcile.soon)
         reaper = Reaper(control, settings.prefix)
         try:
             for service in (client, reader, beat, publisher, presence, intake, reconcile, reaper):
@@ -99,6 +101,7 @@ class Worker:
             self._status = "draining"
             if status == 0:
                 await self._drain(presence, intake, attempts)
+            presence.withdraw()
             await _farewell(scripts, reaper, keys, identity.wid)
             return status
         finally:

@@ -37,6 +37,7 @@ from worker.continuation import History, Resumption, policy_for
 from worker.engines.base import Engine, Policy, current_journal
 from worker.identity import Identity
 from worker.publisher import Outgoing, Publisher
+from worker.stall import Progress
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Attempt:
         self._task: asyncio.Task[object] | None = None  # the task in which the engine works for this attempt
         self._gone = asyncio.Event()
         self._unread = True
+        self._produced_first: int | None = None
         self._complete = False
         self._out: Outgoing = publisher.open(
             claim.rid,
@@ -113,6 +115,24 @@ class Attempt:
 
     def _refused(self, log_len: int) -> None:
         self.stop(Stop.FENCED if log_len < 0 else Stop.HAND_BACK)
+
+    @property
+    def in_engine(self) -> bool:
+        """Whether the engine works on it. What only waits for Redis is no longer the engine's."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def produced(self) -> int:
+        """A number that grows with whatever the engine does for this request."""
+        return self._out.used.prompt_tokens + self._out.used.completion_tokens + self._out.log_len
+
+    @property
+    def unread_bytes(self) -> int:
+        """What the engine has to read, or to go through again, before its first new token; 0 after that."""
+        if self._produced_first is None:
+            self._produced_first = self.produced
+        news = self.produced != self._produced_first
+        return 0 if news else len(self._request.body) + len(self._claim.claimed.log)
 
     async def run(self) -> None:
         """Runs the request to its end. Raises nothing."""
@@ -250,10 +270,17 @@ class Attempts:
         self._empty = asyncio.Event()
         self._empty.set()
         self.width = 0
+        self._over = 0
         identity.on_renewal(lambda _: self.stop_all(Stop.FENCED))
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def progress(self) -> Progress:
+        """What the engine has done. Looked at once a second."""
+        busy = [attempt for attempt in self._running.values() if attempt.in_engine]
+        mark = (self._over, sum(attempt.produced for attempt in busy))
+        return Progress(len(busy), mark, max((attempt.unread_bytes for attempt in busy), default=0))
 
     def on_room(self, watcher: Callable[[], None]) -> None:
         """`watcher` is called whenever an attempt has ended: there is room again. Must not block."""
@@ -302,6 +329,7 @@ class Attempts:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
+        self._over += 1
         if not self._tasks:
             self._empty.set()
         self._on_room()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from shared.ids import new_worker_id
-from shared.metrics import LEASE_LOST
+from shared.metrics import RENEWALS
+
+log = logging.getLogger(__name__)
 
 
 class Identity:
@@ -23,7 +26,8 @@ class Identity:
         """Redis refused `wid`. If that is still ours, a new id is taken; late refusals of an old id are ignored."""
         if wid != self.wid:
             return
+        RENEWALS.inc()
         self.wid = new_worker_id()
-        LEASE_LOST.inc()
+        log.warning("worker %s was condemned; going on as %s", wid, self.wid)
         for watcher in self._watchers:
             watcher(wid)

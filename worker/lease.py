@@ -1,30 +1,35 @@
 """The beat: renews the worker's lease each second, from a thread of its own.
 
-The thread shares nothing with the event loop that serves requests, so a busy loop costs no lease. But a loop that
-stands still is as good as dead: the thread asks it for a sign of life with every beat, and stops beating when none has
-come for a while.
+The thread has an event loop and a connection of its own and shares nothing with the loop that serves requests, so a
+busy loop costs no lease. But a worker whose loop stands still, or whose engine does, is as good as dead (`stall.py`):
+the thread then gives the worker's requests up and ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 
-import redis
-
-from shared.connection import connect_blocking, translate
+from shared.connection import RedisCaller, connect
 from shared.errors import BrokerUnavailableError, FencedError
 from shared.keys import Keys
-from shared.scripts import LEASE_MS, load
+from shared.metrics import STALLS
+from shared.scripts import Scripts
 from worker.identity import Identity
+from worker.stall import Stall
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-STALL_S = 60.0
+STALLED_STATUS = 70
+"""Exit status of a worker that gave itself up: EX_SOFTWARE of sysexits.h."""
+_LAST_WORDS_S = 1.0
 
 
 class Beat:
@@ -32,20 +37,22 @@ class Beat:
 
     name = "beat"
 
-    def __init__(self, url: str, keys: Keys, identity: Identity, on_box: Callable[[list[bytes]], None]) -> None:
+    def __init__(
+        self, url: str, keys: Keys, identity: Identity, stall: Stall, on_box: Callable[[list[bytes]], None]
+    ) -> None:
         """`on_box` gets the control messages that come back with a beat; it must not block."""
         self._url = url
         self._keys = keys
         self._identity = identity
+        self._stall = stall
         self._on_box = on_box
         self._stop = threading.Event()
-        self._alive_at_s = time.monotonic()
 
     async def run(self, started: asyncio.Event) -> None:
         """Beats until cancelled."""
         loop = asyncio.get_running_loop()
         first = asyncio.Event()
-        thread = threading.Thread(target=self._beats, args=(loop, first), name="beat", daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(self._beats(loop, first)), name="beat", daemon=True)
         thread.start()
         try:
             await first.wait()
@@ -55,35 +62,45 @@ class Beat:
             self._stop.set()
             await asyncio.to_thread(thread.join, 2 * BEAT_S)
 
-    def _beats(self, loop: asyncio.AbstractEventLoop, first: asyncio.Event) -> None:
-        client = connect_blocking(self._url)
-        while not self._stop.is_set():
-            loop.call_soon_threadsafe(self._sign_of_life)
-            silent_s = time.monotonic() - self._alive_at_s
-            if silent_s > STALL_S:
-                log.critical("the event loop has stood still for %.0f s; the lease is left to lapse", silent_s)
-            else:
-                self._beat(client, loop, first)
-            self._stop.wait(BEAT_S)
-        client.close()
-
-    def _sign_of_life(self) -> None:
-        self._alive_at_s = time.monotonic()
-
-    def _beat(self, client: redis.Redis, loop: asyncio.AbstractEventLoop, first: asyncio.Event) -> None:
-        wid, script, keys = self._identity.wid, load("beat"), self._keys
+    async def _beats(self, loop: asyncio.AbstractEventLoop, first: asyncio.Event) -> None:
+        """In the thread. `loop` is the one that serves requests."""
+        client = connect(self._url)
+        scripts = Scripts(RedisCaller(client), self._keys)
+        woke_s = time.monotonic()
         try:
-            box = client.eval(script.text, 3, keys.lease(wid), keys.dead(wid), keys.box(wid), str(LEASE_MS))
-        except (redis.RedisError, OSError) as error:
-            ours = translate(error)
-            if isinstance(ours, FencedError):
-                log.warning("worker %s was condemned; going on under a new id", wid)
-                loop.call_soon_threadsafe(self._identity.condemned, wid)
-            elif isinstance(ours, BrokerUnavailableError):
-                log.warning("beat: %s", ours)
-            else:
-                raise
+            while not self._stop.is_set():
+                loop.call_soon_threadsafe(self._stall.sign_of_life)
+                await self._beat(scripts, loop, first)
+                await asyncio.sleep(BEAT_S)
+                slept_s, woke_s = time.monotonic() - woke_s, time.monotonic()
+                # what is longer than a beat is time in which this process was not running at all
+                if (why := self._stall.after(min(slept_s, 2 * BEAT_S))) is not None:
+                    await self._give_up(scripts, why)
+        finally:
+            await client.aclose()
+
+    async def _beat(self, scripts: Scripts, loop: asyncio.AbstractEventLoop, first: asyncio.Event) -> None:
+        wid = self._identity.wid
+        try:
+            box = await scripts.beat(wid)
+        except FencedError:
+            loop.call_soon_threadsafe(self._identity.condemned, wid)
+            return
+        except BrokerUnavailableError as error:
+            log.warning("beat: %s", error)
             return
         loop.call_soon_threadsafe(first.set)
         if box:
-            loop.call_soon_threadsafe(self._on_box, list(box))  # type: ignore[arg-type]
+            loop.call_soon_threadsafe(self._on_box, box)
+
+    async def _give_up(self, scripts: Scripts, why: str) -> None:
+        """Ends the process: nothing that could still be cleaned up can be trusted to return."""
+        STALLS.inc()
+        log.critical("%s; this worker gives itself up. Its stacks:", why)
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await scripts.condemn(self._identity.wid, process_ended=True)
+        except (BrokerUnavailableError, TimeoutError) as error:
+            log.warning("the lease is left to lapse: %s", error)
+        os._exit(STALLED_STATUS)

@@ -54,24 +54,27 @@ class Presence:
         )
         identity.on_renewal(lambda _: self._renamed.set())
         self._renamed = asyncio.Event()
+        self._withdrawn = False
 
     async def run(self, started: asyncio.Event) -> None:
-        """Announces the worker until cancelled, then takes its card away."""
-        try:
-            while True:
-                try:
+        """Announces the worker until cancelled. Its card goes when it is buried (`reaper.py`), and not before."""
+        while True:
+            try:
+                if not self._withdrawn:
                     await self._announce()
-                    started.set()
-                except BrokerUnavailableError as error:
-                    log.warning("presence: %s", error)
-                self._renamed.clear()
-                try:
-                    async with asyncio.timeout(REPEAT_S):  # wait_for of 3.11 may swallow a cancel, and run on for ever
-                        await self._renamed.wait()
-                except TimeoutError:
-                    continue
-        finally:
-            await self._leave()
+                started.set()
+            except BrokerUnavailableError as error:
+                log.warning("presence: %s", error)
+            self._renamed.clear()
+            try:
+                async with asyncio.timeout(REPEAT_S):  # wait_for of 3.11 may swallow a cancel, and run on for ever
+                    await self._renamed.wait()
+            except TimeoutError:
+                continue
+
+    def withdraw(self) -> None:
+        """The worker is about to be buried: its card must not come back."""
+        self._withdrawn = True
 
     async def drain(self) -> None:
         """Tells the replicas that this worker takes nothing more."""
@@ -84,9 +87,3 @@ class Presence:
     async def _announce(self) -> None:
         self._card = msgspec.structs.replace(self._card, wid=self._identity.wid)
         await self._registry.register(self._pool, self._card, self._names)
-
-    async def _leave(self) -> None:
-        try:
-            await self._registry.leave(self._pool, self._identity.wid)
-        except BrokerUnavailableError as error:
-            log.warning("presence: %s", error)

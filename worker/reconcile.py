@@ -1,17 +1,20 @@
 """Compares what Redis says this worker owns with what it runs, and hands back what it does not know.
 
 After a failover that lost the tail of the database, or a claim whose reply never came, the run set can name requests
-that nobody works on. Nobody else may touch them while this worker lives, so they would wait for ever.
+that nobody works on. Nobody else may touch them while this worker lives, so they would wait for ever. It looks every
+few seconds, and at once when the connection was renewed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from shared.errors import BrokerUnavailableError, FencedError
 from shared.hot import HotClient
 from shared.keys import Keys
+from shared.metrics import RECONCILED
 from shared.scripts import Scripts
 from worker.attempt import Attempts
 from worker.identity import Identity
@@ -19,6 +22,8 @@ from worker.identity import Identity
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
+AGAIN_S = 2.0
+"""Until the second look at something unknown. A claim that is just under way is known by then."""
 _TIMEOUT_S = 5.0
 
 
@@ -37,17 +42,25 @@ class Reconcile:
         self._attempts = attempts
         self._identity = identity
         self._look_s = look_s
+        self._soon = asyncio.Event()
         self._unknown: set[tuple[str, str]] = set()
 
     async def run(self, started: asyncio.Event) -> None:
         """Works until cancelled."""
         started.set()
         while True:
-            await asyncio.sleep(self._look_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(self._look_s, AGAIN_S) if self._unknown else self._look_s):
+                    await self._soon.wait()
+            self._soon.clear()
             try:
                 await self.look()
             except (BrokerUnavailableError, FencedError) as error:
                 log.debug("reconcile: %s", error)
+
+    def soon(self) -> None:
+        """The connection was renewed: what Redis knows may be another history."""
+        self._soon.set()
 
     async def look(self) -> None:
         """One comparison. What is unknown twice in a row is handed back; once may be a claim that is just under way."""
@@ -57,5 +70,6 @@ class Reconcile:
         unknown = owned - self._attempts.owned()
         for rid, attempt in unknown & self._unknown:
             outcome = await self._scripts.requeue(wid, rid, attempt, hand_back=True)
+            RECONCILED.inc()
             log.warning("request %s was ours and unknown here; handed back: %s", rid, outcome)
         self._unknown = unknown

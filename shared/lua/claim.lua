@@ -1,6 +1,6 @@
 -- claim: queued -> running, owned by one worker under a fresh attempt id; or the request ends here (cancelled, expired,
 -- too many attempts).  A retried claim with the same attempt id gives the same answer.
--- @include clock finish
+-- @include clock dead_letter finish
 -- KEYS  1 run  2 dead  3 queue  4 rec  5 body  6 log  7 chan  8 tenants  9 deadlines  10 fin  11 dlq
 --       12 workers
 -- ARGV  1 worker id  2 entry id  3 rid  4 attempt id  5 most claims  6 result TTL (ms)
@@ -34,8 +34,7 @@ if tonumber(v[2]) > 0 and now >= tonumber(v[2]) then
 end
 local claims = redis.call('HINCRBY', KEYS[4], 'claims', 1)
 if claims > tonumber(ARGV[5]) then
-  redis.call('XADD', KEYS[11], 'MAXLEN', '~', '10000', '*', 'rid', ARGV[3], 'reason', 'too_many_attempts',
-    'claims', claims, 'body', redis.call('GET', KEYS[5]) or '')
+  dead_letter(KEYS[11], ARGV[3], KEYS[4], KEYS[5], 'too_many_attempts')
   finish(k, ARGV[3], 'failed', 'too_many_attempts', ARGV[9], ARGV[6])
   return {'ENDED', 'too_many_attempts'}
 end

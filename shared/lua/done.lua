@@ -1,7 +1,8 @@
 -- done: running -> a terminal state, by the owner of the attempt. Retried until it answers.
--- @include clock finish
--- KEYS  1 run  2 rec  3 body  4 log  5 chan  6 tenants  7 deadlines  8 fin
+-- @include clock dead_letter finish
+-- KEYS  1 run  2 rec  3 body  4 log  5 chan  6 tenants  7 deadlines  8 fin  9 dlq
 -- ARGV  1 rid  2 attempt id  3 state  4 reason  5 terminal frame  6 result TTL (ms)  7 log length expected (bytes)
+--       8 worker id  9 '1' = keep it as a dead letter
 -- Returns  {'OK'}         ended, or was ended by this very call before
 --          {'GAP', len}   the length guard failed: re-send from len, then call again
 --          {'FENCED'}     another attempt owns the request, or it ended otherwise
@@ -17,6 +18,10 @@ if v[1] ~= 'running' or v[2] ~= ARGV[2] then
   return {'FENCED'}
 end
 redis.call('HSET', KEYS[2], 'last_attempt', ARGV[2])
+if ARGV[9] == '1' then
+  remember(KEYS[2], ARGV[4], ARGV[8], ARGV[2])
+  dead_letter(KEYS[9], ARGV[1], KEYS[2], KEYS[3], ARGV[4])
+end
 local k = {rec = KEYS[2], body = KEYS[3], log = KEYS[4], chan = KEYS[5], tenants = KEYS[6], deadlines = KEYS[7], fin = KEYS[8]}
 finish(k, ARGV[1], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 return {'OK'}

@@ -202,7 +202,7 @@ async def test_a_worker_that_slept_past_its_lease_is_refused_and_goes_on_under_a
             os.kill(zombie.pid, signal.SIGCONT)
         await eventually(lambda: zombie.metric("penstock_attempts_running") == 0, 5, "the zombie lets go")
         assert (
-            zombie.metric("penstock_worker_condemned_total") >= 1 or zombie.metric("penstock_fenced_appends_total") >= 1
+            zombie.metric("penstock_worker_renewals_total") >= 1 or zombie.metric("penstock_fenced_appends_total") >= 1
         )
         await eventually(lambda: httpx.get(f"{api.url}/readyz").status_code == 200, 5, "it serves again")
         again = await stream_chat(client, api.url, 5)

@@ -21,8 +21,9 @@ OPS = 400
 
 async def test_no_script_touches_a_key_that_it_does_not_declare(server: servers.Server) -> None:
     async with watching(server.url) as touched:
-        await check(server.url, Plan(1, OPS))
         await check(server.url, Plan(2, OPS, faults=True))
+        happened = [await check(server.url, Plan(seed, OPS)) for seed in (1, 3, 6, 7)]
+    assert any(counts["redrive: ok"] for counts in happened), "no run had a dead letter"
     assert touched.shas >= {load(name).sha for name in script_names()}
     assert touched.commands > 2_000
     assert touched.undeclared == set()

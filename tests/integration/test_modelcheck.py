@@ -10,7 +10,7 @@ from tests.support.model.world import Patch, ViolationError
 from tests.support.modelcheck import Plan, check
 from tests.support.servers import KINDS, Server
 
-OPS = 600
+OPS = 800
 PLAIN_FAULTS = (
     *("lost reply", "lost message", "orphaned entry", "swept entry", "claim skip", "condemned", "zombie"),
     *(
@@ -22,6 +22,7 @@ PLAIN_FAULTS = (
         "told to cancel",
         "told to expire",
     ),
+    *("poisoned", "suspect out", "redrive: ok", "redrive: dup"),
 )
 HISTORY_FAULTS = ("rolled back", "length guard refused", "readmitted", "client got history_lost")
 
@@ -83,7 +84,7 @@ async def test_the_check_finds_a_relay_that_takes_any_attempt(server: Server, mo
     monkeypatch.setattr(Relay, "_foreign", never)
 
     async def look() -> None:
-        for seed in range(1, 11):
+        for seed in range(1, 41):
             await check(server.url, Plan(seed, 3 * OPS, faults=True))
 
     with pytest.raises(ViolationError, match="two generations in one answer"):
@@ -101,7 +102,7 @@ async def test_the_check_finds_a_relay_that_does_not_look_behind_whom_an_attempt
     monkeypatch.setattr(Relay, "_foreign", gullible)
 
     async def look() -> None:
-        for seed in range(1, 11):
+        for seed in range(1, 41):
             await check(server.url, Plan(seed, 3 * OPS, faults=True))
 
     with pytest.raises(ViolationError, match="two generations in one answer"):

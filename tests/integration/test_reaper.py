@@ -6,9 +6,10 @@ import pytest
 import redis.asyncio
 
 from shared.errors import BrokerUnavailableError
+from shared.metrics import REAPER_CONDEMNED
 from shared.reaper import Reaper
 from shared.registry import Registry
-from shared.scripts import LEASE_MS
+from shared.scripts import LEASE_MS, Claimed
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard, delta, in_ms
 
@@ -138,3 +139,63 @@ async def test_two_reapers_at_once_do_it_once(
         await other.tick()
     assert await shard.client.xlen(shard.keys.queue("retry")) == 1
     assert (await shard.record())["kills"] == "1"
+
+
+async def consumers(shard: Shard, queue: str = "standard") -> set[str]:
+    return {entry["name"].decode() for entry in await shard.client.xinfo_consumers(shard.keys.queue(queue), "g")}
+
+
+async def test_a_buried_worker_leaves_no_card_no_box_and_no_consumer(reaper: Reaper, shard: Shard) -> None:
+    await shard.claimed()
+    await shard.client.rpush(shard.keys.box("w1"), "cancel r9")  # type: ignore[misc]
+    assert await consumers(shard) == {"w1"}
+    await shard.die()
+    assert await reaper.bury(shard.keys, shard.scripts, "w1")
+    assert await consumers(shard) == set()
+    assert await shard.client.exists(shard.keys.workers, shard.keys.box("w1"), shard.keys.run("w1")) == 0
+
+
+async def test_a_consumer_with_a_pending_entry_stays_until_somebody_has_taken_it(reaper: Reaper, shard: Shard) -> None:
+    await shard.admit()
+    entry = await shard.delivered("w1")
+    await shard.die()
+    assert not await reaper.bury(shard.keys, shard.scripts, "w1")
+    assert await consumers(shard) == {"w1"}
+    assert await shard.client.hexists(shard.keys.workers, "w1")  # type: ignore[misc]
+    await shard.client.xautoclaim(shard.keys.queue("standard"), "g", "w2", 0, "0-0")
+    assert await reaper.bury(shard.keys, shard.scripts, "w1")
+    assert await consumers(shard) == {"w2"}
+    assert isinstance(await shard.scripts.claim("w2", entry, "a2"), Claimed)
+
+
+async def test_a_living_worker_is_not_buried(shard: Shard, reaper: Reaper) -> None:
+    await shard.claimed()
+    assert not await reaper.bury(shard.keys, shard.scripts, "w1")
+    assert await shard.scripts.bury("w1") == "ALIVE"
+    assert await consumers(shard) == {"w1"}
+
+
+async def test_a_consumer_that_no_card_and_no_lease_stands_for_is_removed_once_it_is_idle(
+    reaper: Reaper, shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shard.claimed(wid="stranger")
+    await shard.scripts.done(
+        "stranger", "r1", "a1", state="succeeded", reason="completed", frame=delta("a1"), expected=0
+    )
+    await shard.client.hdel(shard.keys.workers, "stranger")  # type: ignore[misc]
+    monkeypatch.setattr("shared.reaper._STRANGER_IDLE_MS", 0)
+    await reaper._bury_strangers(shard.keys, shard.scripts)
+    assert await consumers(shard) == {"stranger"}, "its lease lives"
+    await shard.client.delete(shard.keys.lease("stranger"))
+    await reaper._bury_strangers(shard.keys, shard.scripts)
+    assert await consumers(shard) == set()
+
+
+async def test_a_worker_that_takes_long_to_bury_is_counted_once(reaper: Reaper, shard: Shard, clock: HandClock) -> None:
+    await shard.admit()
+    await shard.delivered("w1")
+    before = REAPER_CONDEMNED._value.get()
+    clock.now_s += LEASE_S
+    for _ in range(4):
+        await reaper.tick()
+    assert REAPER_CONDEMNED._value.get() == before + 1

@@ -48,7 +48,8 @@ async def test_slots_add_up_over_the_living_ready_workers(registry: Registry, sh
 async def test_a_model_stays_known_when_its_last_worker_leaves(registry: Registry, shard: Shard) -> None:
     await registry.register("pool", card("w1", "llama"), ["llama"])
     await shard.scripts.beat("w1")
-    await registry.leave("pool", "w1")
+    await shard.die()
+    assert await shard.scripts.bury("w1") == "OK"
     assert await registry.pools() == {"llama": "pool"}
     assert (await registry.models()).pools["llama"].workers == ()
     assert await registry.workers(shard.keys) == {}

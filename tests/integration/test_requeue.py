@@ -82,6 +82,7 @@ async def test_a_request_that_killed_its_workers_is_set_aside_with_its_body(shar
         await shard.scripts.claim(wid, await shard.delivered(wid), attempt)
         await shard.die(wid)
         assert await shard.scripts.requeue(wid, "r1", attempt) == ("OK" if kill < MOST_KILLS else "ENDED")
+        await shard.scripts.release("-", "r1")
     await shard.assert_over("failed", "too_many_attempts")
     ((_, letter),) = await shard.client.xrange(shard.keys.dead_letters)
     assert (letter[b"rid"], letter[b"kills"], letter[b"body"]) == (b"r1", b"3", b"body of r1")

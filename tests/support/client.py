@@ -28,6 +28,8 @@ class Seen:
     ended_s: float = 0.0
     first_s: float = 0.0
     longest_pause_s: float = 0.0
+    resumes: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:

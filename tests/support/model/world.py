@@ -98,6 +98,8 @@ class World:
         self.reaper = Reaper(client, keys.prefix)
         self.lineage: dict[str, tuple[str, int]] = {}
         """Attempt that continues → attempt that it stands behind, and how many tokens were there."""
+        self.poison: set[str] = set()
+        self.redriven: dict[str, str] = {}
         self._snapshot: list[tuple[bytes, bytes, int]] | None = None
 
     def hex_id(self, digits: int) -> str:

@@ -1,0 +1,18 @@
+-- Included by scripts that give a request up, before they end it: the owner and the body are still there.
+-- remember: one line of the request's history: 'Unix ms, what happened, worker id, attempt id'.
+-- dead_letter: keeps the request with its facts, its history and its body for people to look at.
+local function remember(rec, what, wid, attempt)
+  local told = redis.call('HGET', rec, 'history') or ''
+  redis.call('HSET', rec, 'history', told .. now_ms() .. ' ' .. what .. ' ' .. wid .. ' ' .. attempt .. '\n')
+end
+
+local function dead_letter(dlq, rid, rec, body, reason)
+  local facts = {'lane', 'tenant', 'cost', 'fingerprint', 'claims', 'kills', 'queued_at_ms', 'history'}
+  local values = redis.call('HMGET', rec, unpack(facts))
+  local letter = {'rid', rid, 'reason', reason, 'body', redis.call('GET', body) or ''}
+  for i = 1, #facts do
+    letter[#letter + 1] = facts[i]
+    letter[#letter + 1] = values[i] or ''
+  end
+  redis.call('XADD', dlq, 'MAXLEN', '~', '10000', '*', unpack(letter))
+end

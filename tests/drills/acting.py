@@ -1,0 +1,82 @@
+"""What drills do again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import redis
+
+from shared.keys import Keys
+from shared.scripts import load
+from tests.support.faultproxy import FaultProxy, proxied
+from tests.support.history import POOL
+from tests.support.load import Ask, ask
+from tests.support.stack import Process, Stack, Worker, eventually, metric
+
+KEYS = Keys(POOL)
+ADMIT, CLAIM, STEP, DONE = (load(name).sha for name in ("admit", "claim", "step", "done"))
+
+
+def control(stack: Stack) -> redis.Redis:
+    """A client of the stack's server that no fault touches."""
+    return redis.Redis.from_url(stack.redis_url)
+
+
+@contextlib.contextmanager
+def proxy_of(stack: Stack) -> Iterator[FaultProxy]:
+    """A fault proxy in front of the stack's server."""
+    with proxied(stack.redis_port) as proxy:
+        yield proxy
+
+
+def through(proxy: FaultProxy) -> dict[str, str]:
+    """The environment of a process that speaks to Redis through the proxy."""
+    return {"PENSTOCK_REDIS_URL": proxy.url}
+
+
+async def warm(stack: Stack) -> None:
+    """One request, so that the server has all scripts: a fault that waits for a script's hash then meets its effect."""
+    seen = await ask(Ask([stack.apis[0].url], 2))
+    assert seen.whole, seen
+
+
+async def all_visible(worker: Worker, count: int, within_s: float = 20) -> None:
+    """Waits until the worker runs so many requests and has shown text of them."""
+    await eventually(lambda: worker.metric("penstock_attempts_running") >= count, within_s, f"{count} requests run")
+    flushed = worker.metric("penstock_flushed_frames_total")
+    await eventually(
+        lambda: worker.metric("penstock_flushed_frames_total") >= flushed + 2 * count, within_s, "their text is visible"
+    )
+
+
+@contextlib.asynccontextmanager
+async def asleep(process: Process, for_s: float) -> AsyncIterator[None]:
+    """The process is stopped for that long; the block runs meanwhile."""
+    os.kill(process.pid, signal.SIGSTOP)
+    waker = asyncio.create_task(asyncio.sleep(for_s))
+    try:
+        yield
+        await waker
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def api_metric(stack: Stack, name: str, **labels: str) -> float:
+    """A metric, summed over the replicas that live."""
+    living = [api for api in stack.apis if api.popen.poll() is None]
+    return sum(metric(f"{api.url}/metrics", name, **labels) for api in living)
+
+
+def worker_metric(stack: Stack, name: str) -> float:
+    """A metric, summed over the workers that live."""
+    return sum(worker.metric(name) for worker in stack.workers if worker.popen.poll() is None)
+
+
+def rss_bytes(process: Process) -> int:
+    """Resident memory."""
+    with open(f"/proc/{process.pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - not a path of ours
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

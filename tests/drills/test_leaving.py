@@ -1,0 +1,96 @@
+"""Drills 24, 36 and 42: workers that are cut off, that leave, and what their clients see of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.drills.acting import KEYS as K
+from tests.drills.acting import all_visible, control, proxy_of, through
+from tests.drills.catalogue import needs_continuation
+from tests.drills.conftest import Figures
+from tests.support.history import check_history
+from tests.support.load import Ask, start_many
+from tests.support.stack import Stack, eventually
+from tests.support.supervisor import supervised
+
+
+@pytest.mark.drill(24)
+@pytest.mark.long
+@needs_continuation
+async def test_a_workers_requests_move_while_it_is_cut_off_and_it_is_fenced_on_return(
+    stack: Stack, figures: Figures
+) -> None:
+    flags = ("--", "--itl-ms", "100")
+    with proxy_of(stack) as proxy:
+        lost, _ = stack.worker(*flags, env=through(proxy)), stack.worker(*flags)
+        api = stack.api()
+        tasks = start_many(24, Ask([api.url], 160))
+        await all_visible(lost, 5)
+        proxy.partition()
+        await asyncio.sleep(15)  # the drill's own length
+        proxy.heal()
+        await eventually(lambda: lost.metric("penstock_worker_renewals_total") >= 1, 15, "it is told")
+        seen = await asyncio.gather(*tasks)
+        verdict = await check_history(stack.redis_url, seen, 160)
+        await eventually(lambda: lost.metric("penstock_attempts_running") == 0, 15, "it has let go")
+        figures |= {"longest pause s": verdict.longest_pause_s, "bytes held up": proxy.held_bytes}
+        assert proxy.held_bytes > 0
+    assert verdict.longest_pause_s < 12
+    assert not verdict.errors
+
+
+@pytest.mark.drill(36)
+@needs_continuation
+async def test_a_drained_workers_unfinished_requests_go_on_elsewhere(stack: Stack, figures: Figures) -> None:
+    flags = ("--drain-s", "2", "--", "--itl-ms", "100")
+    leaver, stayer = stack.worker(*flags), stack.worker(*flags)
+    api = stack.api()
+    tasks = start_many(32, Ask([api.url], 100))
+    await all_visible(leaver, 8)
+    status = await asyncio.to_thread(leaver.stop)
+    seen = await asyncio.gather(*tasks)
+    verdict = await check_history(stack.redis_url, seen, 100)
+    handed = sum(int(one.metric("penstock_claims_total")) for one in (stayer,)) - 32
+    figures |= {"longest pause s": verdict.longest_pause_s, "claims of the other": handed + 32}
+    assert status == 0
+    assert not verdict.errors
+    with control(stack) as server:
+        assert len(server.xinfo_consumers(K.queue("standard"), "g")) == 1
+        assert server.hlen(K.workers) == 1
+        assert all(server.hget(K.record(one.rid), "kills") == b"0" for one in seen)
+
+
+@pytest.mark.drill(36)
+async def test_a_drained_worker_leaves_no_card_and_no_consumer(stack: Stack, figures: Figures) -> None:
+    leaver, _ = stack.worker("--", "--itl-ms", "20"), stack.worker("--", "--itl-ms", "20")
+    api = stack.api()
+    tasks = start_many(24, Ask([api.url], 60))
+    await all_visible(leaver, 5)
+    status = await asyncio.to_thread(leaver.stop)
+    seen = await asyncio.gather(*tasks)
+    verdict = await check_history(stack.redis_url, seen, 60)
+    figures |= {"streams": len(seen), "errors": sum(verdict.errors.values())}
+    assert status == 0
+    assert verdict.whole == 24
+    with control(stack) as server:
+        assert server.hlen(K.workers) == 1
+        await eventually(lambda: len(server.xinfo_consumers(K.queue("standard"), "g")) == 1, 10, "no consumer stays")
+
+
+@pytest.mark.drill(42)
+@needs_continuation
+async def test_characters_of_several_bytes_survive_the_kill(stack: Stack, figures: Figures) -> None:
+    """The bytes are the engine's; what is drilled here is that no frame is cut inside an event."""
+    flags = ("--", "--itl-ms", "50")
+    victim, _ = stack.worker(*flags), stack.worker(*flags)
+    api = stack.api()
+    async with supervised(stack):
+        tasks = start_many(16, Ask([api.url], 100, content="zähle 🔢"))
+        await all_visible(victim, 4)
+        victim.kill()
+        seen = await asyncio.gather(*tasks)
+    verdict = await check_history(stack.redis_url, seen, 100)
+    figures |= {"streams": len(seen), "errors": sum(verdict.errors.values())}
+    assert not verdict.errors
