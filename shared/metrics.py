@@ -12,6 +12,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 HTTP_REQUESTS = Counter("penstock_http_requests_total", "HTTP requests answered.", ["route", "method", "code"])
 ADMITTED = Counter("penstock_requests_admitted_total", "Requests put on the queue.", ["lane", "model"])
+JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
 REJECTED = Counter("penstock_requests_rejected_total", "Requests refused, by error code.", ["code"])
 FINISHED = Counter(
     "penstock_requests_finished_total", "Requests relayed to their end by this replica.", ["lane", "model", "outcome"]
@@ -51,6 +52,7 @@ FLUSH_SECONDS = Histogram(
 FENCED = Counter(
     "penstock_fenced_appends_total", "Frames that the server refused because another attempt owns the request."
 )
+ORPHANED = Counter("penstock_orphans_stopped_total", "Requests stopped because nobody followed them any more.")
 LEASE_LOST = Counter("penstock_worker_condemned_total", "Times this worker found itself condemned.")
 ENGINE_UP = Gauge("penstock_engine_up", "1 while the engine serves.")
 MODEL_LOAD = Gauge("penstock_model_load_seconds", "How long the engine took to start.")

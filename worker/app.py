@@ -27,7 +27,9 @@ from worker.engines.base import Engine
 from worker.identity import Identity
 from worker.intake import Intake
 from worker.lease import Beat
+from worker.nudge import Nudge
 from worker.ops import OpsServer
+from worker.orphans import Orphans
 from worker.presence import Presence
 from worker.publisher import Publisher
 from worker.reconcile import LOOK_S, Reconcile
@@ -89,9 +91,11 @@ class Worker:
         presence = Presence(registry, pool, engine, models, identity, slots, SystemClock())
         beat = Beat(settings.redis_url, keys, identity, box.deliver)
         reconcile = Reconcile(client, keys, scripts, attempts, identity, look_s=LOOK_S)
+        nudge = Nudge(settings.redis_url, f"penstock-worker-sub-{os.getpid()}", keys, identity, box.deliver)
+        orphans = Orphans(client, keys, attempts)
         reaper = Reaper(control, settings.prefix)
         try:
-            for service in (client, reader, beat, publisher, presence, intake, reconcile, reaper):
+            for service in (client, reader, beat, nudge, publisher, presence, intake, reconcile, orphans, reaper):
                 await services.start(service)
             self._status = "ready"
             log.info("worker %s serves %s in pool %s with %d slots", identity.wid, models[0]["id"], pool, slots)
