@@ -63,7 +63,10 @@ class Relay:
     def __init__(
         self, client: HotClient, keys: Keys, rid: str, *, grace_s: float, readmit: Callable[[], Awaitable[None]]
     ) -> None:
-        """`grace_s`: how long to wait for a Redis that is away. `readmit` puts the request on the queue once more."""
+        """`grace_s`: how long to wait for a Redis that is away. `readmit` puts the request on the queue once more.
+
+        It may give the relay another `rid` to follow, as long as nothing was visible.
+        """
         self._client = client
         self._keys = keys
         self.rid = rid
@@ -158,6 +161,14 @@ class Relay:
             if self._pending_bytes > PENDING_BYTES:
                 self._dirty = True  # a slow client: what follows is read from the log later
 
+    def resume(self, cursor: int, head: Meta | None, attempt: str, end: Meta | None) -> None:
+        """Goes on from a frame's end, for a client that has what is before it. Called before anything else."""
+        self.cursor = cursor
+        self.head = head
+        self._events = head is not None and is_event_stream(head)
+        self._attempt = attempt
+        self.end = end
+
     # ---- what the client's task calls
 
     async def opened(self, timeout_s: float | None) -> bool:
@@ -223,9 +234,10 @@ class Relay:
             return
         if part.terminal or (part.state is None and self.cursor):
             raise history_lost()
+        rid = self.rid
         if part.state is None:
             await self._readmit()
-        self._dirty = False
+        self._dirty = self.rid != rid  # another request has the answer now: read its log
 
     async def _read(self) -> LogSlice:
         """A slice of the log; waits for a Redis that is away. Raises RequestError when it stays away."""

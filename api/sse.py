@@ -32,13 +32,15 @@ T = TypeVar("T")
 
 _HOP_HEADERS = frozenset({"content-length", "connection", "transfer-encoding", "server", "date", "content-type"})
 _STREAM_TYPE = "text/event-stream; charset=utf-8"
+_JSON_TYPE = "application/json"
 _BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
 
 def ticket_headers(ticket: Ticket) -> dict[str, str]:
     """What every generation's response says about itself."""
-    return {"x-request-id": ticket.rid, "x-penstock-request": ticket.rid, "x-penstock-lane": ticket.lane}
+    headers = {"x-request-id": ticket.rid, "x-penstock-request": ticket.rid, "x-penstock-lane": ticket.lane}
+    return {**headers, "Idempotency-Status": ticket.status} if ticket.status else headers
 
 
 class _Events(EventSourceResponse):
@@ -50,12 +52,22 @@ class _Events(EventSourceResponse):
     """
 
     def __init__(
-        self, relay: Relay, events: AsyncGenerator[bytes, None], *, over: Callable[[], None], **options: Any
+        self,
+        relay: Relay,
+        events: AsyncGenerator[bytes, None],
+        *,
+        over: Callable[[], None],
+        direct: bool,
+        **options: Any,
     ) -> None:
-        """`over` is called when the response has ended, however it ended. `options` are EventSourceResponse's."""
+        """`over` is called when the response has ended, however it ended. `options` are EventSourceResponse's.
+
+        `direct`: what the relay takes may go to the client as it is.
+        """
         super().__init__(events, **options)
         self._relay = relay
         self._over = over
+        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
@@ -70,7 +82,8 @@ class _Events(EventSourceResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         direct = self._direct_send
         events = cast("AsyncGenerator[bytes, None]", self.body_iterator)
-        self._relay.send_now = socket_writer(direct)
+        if self._direct:
+            self._relay.send_now = socket_writer(direct)
         async with contextlib.aclosing(events):
             async for piece in events:
                 await direct(_chunk(piece))
@@ -99,7 +112,7 @@ class Answer:
         try:
             if self._stream:  # a client that hangs up meanwhile is noticed once the stream is open
                 opened = await relay.opened(self._settings.header_hold_s)
-                if not opened or (relay.head is not None and is_event_stream(relay.head)):
+                if not opened or (relay.head is not None and self._as_events(relay.head)):
                     return self._events_or_refusal()
             return await self._whole(request)
         except RequestError as error:
@@ -107,6 +120,10 @@ class Answer:
         except BaseException:
             self._leave("replica_error")
             raise
+
+    def _as_events(self, head: Meta) -> bool:
+        shape = self._ticket.shape
+        return is_event_stream(head) if shape is None else shape.streams(head)
 
     def _events_or_refusal(self) -> Response:
         refusal = problems.of_first_event(self._ticket.relay.first_bytes)
@@ -128,6 +145,7 @@ class Answer:
             self._ticket.relay,
             self._relayed(),
             over=lambda: self._leave("client_gone"),
+            direct=self._ticket.shape is None,
             status_code=head.status if head else 200,
             headers=headers,
             media_type=_STREAM_TYPE,
@@ -138,7 +156,7 @@ class Answer:
         )
 
     async def _relayed(self) -> AsyncGenerator[bytes, None]:
-        relay = self._ticket.relay
+        relay, shape = self._ticket.relay, self._ticket.shape
         outcome = "client_gone"
         try:
             if relay.head is None and relay.end is None:
@@ -146,12 +164,15 @@ class Answer:
             while True:
                 piece = relay.take()
                 if piece:
-                    yield piece
+                    if shaped := piece if shape is None else shape.piece(piece):
+                        yield shaped
                 elif (end := relay.end) is not None:
                     break
                 else:
                     await relay.advance()
             outcome = end.state
+            if outcome == "succeeded" and shape is not None:
+                yield shape.end(end)
             if outcome != "succeeded":
                 yield problems.event(problems.of_end(end))
         except RequestError as error:
@@ -170,12 +191,16 @@ class Answer:
         end, head = relay.end, relay.head
         if end is not None and (end.state != "succeeded" or head is None):
             raise problems.of_end(end)
+        if self._ticket.shape is not None:
+            body = self._ticket.shape.whole(body)
         self._leave("succeeded")
         if head is None:
             return Response(status_code=_BAD_GATEWAY)
         if head.status >= _FIRST_ERROR_STATUS:
             return problems.response(problems.of_refusal(head.status, body), ticket_headers(self._ticket))
-        kind = next((value for name, value in head.headers if name == "content-type"), "application/json")
+        kind = next((value for name, value in head.headers if name == "content-type"), _JSON_TYPE)
+        if self._ticket.shape is not None:
+            kind = _JSON_TYPE
         return Response(body, head.status, {**_headers(head), **ticket_headers(self._ticket), "content-type": kind})
 
     def _observe_first(self) -> None:

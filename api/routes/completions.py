@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from api.admission import Ticket
 from api.auth import tenant_of
+from api.idempotency import terms_of
 from api.schemas import ValidRequest, validate_chat, validate_completion, validate_generate
 from api.settings import ApiSettings
 from api.sse import Answer
@@ -45,7 +46,7 @@ async def _admit(
 ) -> tuple[ValidRequest, Ticket]:
     valid = validate(body, request.headers.get("x-priority-lane"))
     headers = [(name, request.headers[name]) for name in _FORWARDED if name in request.headers]
-    return valid, await request.app.state.door.enter(valid, tenant, headers)
+    return valid, await request.app.state.door.enter(valid, tenant, headers, terms_of(request.headers))
 
 
 async def _answer(request: Request, valid: ValidRequest, ticket: Ticket) -> Response:
