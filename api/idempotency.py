@@ -8,8 +8,10 @@ has missed, while two people may ask the same thing at once.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +24,8 @@ from shared.states import State
 RETRY_TTL_S = 120
 """How long a request without a key is remembered for a client that tries again."""
 _LOOKS = 5
+_CANCEL_S = 2.0
+_CANCEL_PAUSE_S = 0.02
 _KEY = re.compile(r'"[\x21-\x7e]{1,255}"|[\x21-\x7e]{1,255}')
 
 Status = Literal["", "created", "attached", "replayed", "coalesced"]
@@ -112,12 +116,22 @@ async def place(
             raise errors.idempotency_key_mismatch()
         if admitted.outcome != "DUP":
             return Place(rid, "created" if terms.key else "", terms.stays)
-        holder = await look(admitted.rid)
+        holder = await _settled(admitted.rid, look)
         status = _joined(admitted.rid, holder, terms)
         if status and holder is not None:
             return Place(admitted.rid, status, holder.stays)
         replaces = admitted.rid
     raise errors.idempotency_in_progress(admitted.rid)
+
+
+async def _settled(rid: str, look: Callable[[str], Awaitable[Facts | None]]) -> Facts | None:
+    """What is known of a key's holder. One that is being cancelled gets the time to end: that sets the key free."""
+    give_up_at_s = time.monotonic() + _CANCEL_S
+    while True:
+        holder = await look(rid)
+        if holder is None or holder.terminal or not holder.cancel or time.monotonic() > give_up_at_s:
+            return holder
+        await asyncio.sleep(_CANCEL_PAUSE_S)
 
 
 def _joined(rid: str, holder: Facts | None, terms: Terms) -> Status:
@@ -140,13 +154,11 @@ def _joined(rid: str, holder: Facts | None, terms: Terms) -> Status:
 def _undelivered(holder: Facts) -> bool:
     """Whether the answer is still to come, or came when nobody listened."""
     if not holder.terminal:
-        return not holder.cancel
+        return not holder.cancel  # an SDK does not want to hear that its request was cancelled
     return holder.state is State.SUCCEEDED and holder.heard == 0 and holder.kept
 
 
 def _sets_key_free(holder: Facts) -> bool:
     if holder.discarded:
         return False
-    if holder.state is State.CANCELLED or (holder.cancel and not holder.terminal):
-        return True
-    return holder.reason in {"worker_lost", "queue_timeout"}
+    return holder.state is State.CANCELLED or holder.reason in {"worker_lost", "queue_timeout"}

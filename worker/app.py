@@ -92,7 +92,7 @@ class Worker:
         beat = Beat(settings.redis_url, keys, identity, box.deliver)
         reconcile = Reconcile(client, keys, scripts, attempts, identity, look_s=LOOK_S)
         nudge = Nudge(settings.redis_url, f"penstock-worker-sub-{os.getpid()}", keys, identity, box.deliver)
-        orphans = Orphans(client, keys, attempts)
+        orphans = Orphans(client, keys, attempts, orphan_s=settings.orphan_s)
         reaper = Reaper(control, settings.prefix)
         try:
             for service in (client, reader, beat, nudge, publisher, presence, intake, reconcile, orphans, reaper):

@@ -2,7 +2,7 @@
 
 A replica that loses a request's last reader waits a grace and then cancels. A replica that dies can do neither, so the
 workers look themselves: one PUBSUB NUMSUB for all running requests that end with their client, every few seconds. What
-nobody has listened to for ORPHAN_S is stopped. After a reconnect the replicas need a moment to subscribe again, which
+nobody has listened to for `orphan_s` is stopped. After a reconnect the replicas need a moment to subscribe again, which
 is why one look proves nothing.
 """
 
@@ -21,7 +21,6 @@ from worker.attempt import Attempts, Stop
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
-ORPHAN_S = 30.0
 _TIMEOUT_S = 5.0
 
 
@@ -36,14 +35,13 @@ class Orphans:
         keys: Keys,
         attempts: Attempts,
         *,
-        look_s: float = LOOK_S,
-        orphan_s: float = ORPHAN_S,
+        orphan_s: float,
     ) -> None:
-        """`look_s`: how often to look. `orphan_s`: how long a request may be without a listener."""
+        """`orphan_s`: how long a request may be without a listener."""
         self._client = client
         self._keys = keys
         self._attempts = attempts
-        self._look_s = look_s
+        self._look_s = min(LOOK_S, orphan_s / 2)
         self._orphan_s = orphan_s
         self._unheard_since_s: dict[tuple[str, str], float] = {}
 

@@ -31,6 +31,7 @@ class WorkerSettings(Settings):
     ops_host: str = Field("127.0.0.1", description="address of /livez, /readyz, /metrics")
     ops_port: int = Field(0, ge=0, le=65535, description="port of /livez, /readyz, /metrics; 0 = any free one")
     drain_s: float = Field(120, ge=0, description="seconds that running requests get when the worker stops")
+    orphan_s: float = Field(30, gt=0, description="seconds after which a request that nobody follows is stopped")
     warmup: bool = Field(True, description="run one short request before taking work")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1, description="vLLM: share of the GPU's memory to use")
     max_model_len: int | None = Field(None, ge=1, description="vLLM: longest context, in tokens")

@@ -80,5 +80,5 @@ async def generate(request: Request, tenant: Tenant, body: Body) -> Response:
         "finish_reason": choice["finish_reason"],
         "usage": completion["usage"],
     }
-    headers = {name: value for name, value in answer.headers.items() if name.startswith("x-")}
+    headers = {name: value for name, value in answer.headers.items() if name.startswith(("x-", "idempotency-"))}
     return Response(json.dumps(plain), 200, headers, "application/json")

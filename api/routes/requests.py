@@ -48,23 +48,22 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
 @router.post("/v1/requests/{rid}/cancel")
 async def cancel(rid: str, request: Request, tenant: Tenant) -> JSONResponse:
     """Cancels a request in whatever phase it is; one that has ended stays as it is."""
-    facts = await _cancelled(request, rid, tenant, "cancelled")
-    return _shown(await request.app.state.requests.look(facts.keys, rid) or facts)
+    requests = request.app.state.requests
+    facts: Facts = await requests.find(rid, tenant)
+    if not facts.terminal:
+        await requests.cancel(facts.keys, rid, "cancelled")
+    return _shown(await requests.look(facts.keys, rid) or facts)
 
 
 @router.delete("/v1/requests/{rid}")
 async def delete(rid: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     """Cancels a request and takes its result away."""
-    facts = await _cancelled(request, rid, tenant, "deleted")
-    await request.app.state.requests.discard(facts.keys, rid)
-    return {"id": rid, "object": "request.deleted", "deleted": True}
-
-
-async def _cancelled(request: Request, rid: str, tenant: str, reason: str) -> Facts:
-    facts: Facts = await request.app.state.requests.find(rid, tenant)
+    requests = request.app.state.requests
+    facts: Facts = await requests.find(rid, tenant)
+    await requests.discard(facts.keys, rid)  # first, so that readers still find the end that the cancellation writes
     if not facts.terminal:
-        await request.app.state.requests.cancel(facts.keys, rid, reason)
-    return facts
+        await requests.cancel(facts.keys, rid, "deleted")
+    return {"id": rid, "object": "request.deleted", "deleted": True}
 
 
 def _shown(facts: Facts) -> JSONResponse:
