@@ -16,6 +16,9 @@ from shared.process import tune_collector
 from shared.settings import read_settings
 from shared.telemetry import setup_logging
 
+_UNSENT_BYTES = 65_536
+"""Bytes that the kernel takes for a connection beyond what is on its way."""
+
 
 def main(argv: list[str]) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit status."""
@@ -58,6 +61,9 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError:
         listener.close()
         raise
+    # Without it the kernel takes megabytes for every client that does not read; connections inherit it.
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     listener.set_inheritable(True)
     return listener
 

@@ -1,43 +1,52 @@
 """From a ValidRequest to a place on the queue, and a Relay that follows it.
 
 The relay subscribes to the request's channel just before the request is admitted; should the confirmation come late,
-the relay starts from the log. `admit` is idempotent, so it is sent again when its reply is lost.
+the relay starts from the log. `admit` is idempotent, so it is sent again when its reply is lost. Where the request
+turns out to have been sent before, the relay follows the one that holds its key (`idempotency.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from dataclasses import dataclass
-
-import redis.asyncio
+from dataclasses import dataclass, replace
 
 from api.catalog import Catalog
+from api.idempotency import PLAIN, RETRY_TTL_S, Place, Status, Terms, place
 from api.relay import Relay, RelayWatch
+from api.requests import Facts, Requests
 from api.schemas import ValidRequest
 from api.settings import ApiSettings
+from api.shape import Shape
 from shared import errors
 from shared.channels import Channels
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
-from shared.metrics import ADMITTED, STREAMS_OPEN, child
-from shared.reaper import owner_and_queue
+from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
 from shared.registry import Pool
 from shared.scripts import Admission, Admitted, Scripts
 from shared.wire import Request, encode
 
+log = logging.getLogger(__name__)
+
 _ADMIT_TRIES = 8
 _ADMIT_PAUSE_S = 0.25
-_CANCEL_LOOKS = 5
 _RETRY_AFTER_FULL_S = 5
 _RETRY_AFTER_COLD_S = 10
 
 
 @dataclass(slots=True)
 class Ticket:
-    """An admitted request, as its route sees it."""
+    """A request that one client follows, as its route sees it.
+
+    Attributes:
+        stays: it goes on when nobody follows it.
+        status: what its idempotency key led to; empty without one.
+        shape: the form that the client wants, where that may not be the one in the log.
+    """
 
     rid: str
     model: str
@@ -45,6 +54,9 @@ class Ticket:
     relay: Relay
     keys: Keys
     accepted_at_s: float
+    stays: bool = False
+    status: Status = ""
+    shape: Shape | None = None
 
 
 class Door:
@@ -54,70 +66,138 @@ class Door:
         self,
         settings: ApiSettings,
         client: HotClient,
-        control: redis.asyncio.Redis,
+        requests: Requests,
         channels: Channels,
         catalog: Catalog,
         watch: RelayWatch,
     ) -> None:
         self._settings = settings
         self._client = client
-        self._control = control
+        self._requests = requests
         self._channels = channels
         self._catalog = catalog
         self._watch = watch
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
 
-    async def enter(self, valid: ValidRequest, tenant: str, headers: list[tuple[str, str]]) -> Ticket:
-        """Admits a request and follows it. Raises RequestError, BrokerUnavailableError; then nothing is left behind."""
+    async def enter(
+        self, valid: ValidRequest, tenant: str, headers: list[tuple[str, str]], terms: Terms = PLAIN
+    ) -> Ticket:
+        """Admits a request, or joins the one that holds its key, and follows it.
+
+        Raises RequestError, BrokerUnavailableError; then nothing is left behind.
+        """
         accepted_at_s = time.monotonic()
         if self.draining:
             raise errors.broker_unavailable()
         model, pool = await self._catalog.pool_of(valid.model)
-        if not pool.workers:
+        if not pool.workers and not terms.joins:
             raise errors.no_capacity(model, _RETRY_AFTER_COLD_S)
         rid = new_request_id(pool.keys.shard)
-        request = Request("POST", valid.path, [*headers, ("x-request-id", rid)], valid.body, valid.lane, valid.width)
-        admission = self._admission(rid, valid, tenant, encode(request))
+        named = [*headers, ("x-request-id", rid)]
+        request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
+        admission = self._admission(rid, valid, tenant, encode(request), terms)
+        if not pool.workers:
+            admission = replace(admission, lane_cap=0)  # nothing new gets in, an answer that is there gets out
+        if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
+            raise errors.idempotency_key_mismatch()
 
         async def readmit() -> None:
-            await self._admit(pool, admission, model)
+            await self._join(ticket, valid, await self._place(pool, admission, model, terms))
 
         relay = Relay(self._client, pool.keys, rid, grace_s=self._settings.redis_grace_s, readmit=readmit)
+        ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s)
         try:
-            await self._follow_and_admit(pool, admission, model, relay)
+            # Both at once. A confirmation that comes after the admission may have missed a frame: the log has it.
+            confirmed = self._channels.follow(pool.keys.channel(rid), relay)
+            found = await self._place(pool, admission, model, terms)
+            await self._join(ticket, valid, found)
+            if found.rid == rid and not confirmed.done():
+                await self._channels.confirmation(confirmed)
+                relay.on_gap()
         except BaseException:
-            self._channels.unsubscribe(pool.keys.channel(rid), relay)
+            self._channels.unsubscribe(pool.keys.channel(ticket.rid), relay)
             raise
         self._watch.add(relay)
         STREAMS_OPEN.inc()
-        child(ADMITTED, valid.lane, model).inc()
-        return Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s)
+        if ticket.rid == rid:
+            child(ADMITTED, valid.lane, model).inc()
+        else:
+            child(JOINED, ticket.status).inc()
+        return ticket
 
-    async def _follow_and_admit(self, pool: Pool, admission: Admission, model: str, relay: Relay) -> None:
-        """Both at once. A confirmation that comes after the admission may have missed a frame: the log has it."""
-        confirmed = self._channels.follow(pool.keys.channel(admission.rid), relay)
-        await self._admit(pool, admission, model)
-        if not confirmed.done():
-            await self._channels.confirmation(confirmed)
-            relay.on_gap()
+    async def _place(self, pool: Pool, admission: Admission, model: str, terms: Terms) -> Place:
+        async def admit(replaces: str) -> Admitted:
+            return await self._admit(pool, replace(admission, replaces=replaces) if replaces else admission, model)
+
+        async def look(rid: str) -> Facts | None:
+            return await self._requests.look(pool.keys, rid)
+
+        return await place(admission.rid, terms, admit, look)
+
+    async def _join(self, ticket: Ticket, valid: ValidRequest, found: Place) -> None:
+        """Lets the ticket's client follow the request that was found, if that is another one than before."""
+        ticket.stays, ticket.status = found.stays, found.status
+        relay, keys = ticket.relay, ticket.keys
+        if found.rid == relay.rid:
+            return
+        self._channels.unsubscribe(keys.channel(relay.rid), relay)
+        relay.rid = ticket.rid = found.rid
+        ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
+        await self._channels.subscribe(keys.channel(found.rid), relay)
+        relay.on_gap()
+
+    def reader(self, keys: Keys, rid: str) -> Relay:
+        """A relay for a request that was admitted before; it never admits it again."""
+
+        async def lost() -> None:
+            raise errors.history_lost()
+
+        return Relay(self._client, keys, rid, grace_s=self._settings.redis_grace_s, readmit=lost)
+
+    async def follow(self, ticket: Ticket) -> None:
+        """Follows a request that was admitted before. Raises BrokerUnavailableError; then nothing is left behind."""
+        await self._channels.subscribe(ticket.keys.channel(ticket.rid), ticket.relay)
+        ticket.relay.on_gap()
+        self._watch.add(ticket.relay)
+        STREAMS_OPEN.inc()
 
     def leave(self, ticket: Ticket) -> None:
-        """Stops following. A request that has not ended is cancelled: nobody is there for its answer."""
+        """Stops following. A request that has not ended waits a while for somebody to follow it, and is cancelled then.
+
+        A replica that drains cancels nothing: it has sent its clients to other replicas. If they do not come, the
+        worker's orphan timer ends the request.
+        """
         self._watch.remove(ticket.relay)
         self._channels.unsubscribe(ticket.keys.channel(ticket.rid), ticket.relay)
         STREAMS_OPEN.dec()
-        if ticket.relay.end is None:
-            task = asyncio.create_task(self._cancel(ticket, "client_gone"))
+        if ticket.relay.end is None and not ticket.stays and not self.draining:
+            asyncio.get_running_loop().call_later(
+                self._settings.disconnect_grace_s, self._grace_over, ticket.keys, ticket.rid
+            )
+
+    def _grace_over(self, keys: Keys, rid: str) -> None:
+        if not self.draining:
+            task = asyncio.create_task(self._cancel_unless_followed(keys, rid))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    def _admission(self, rid: str, valid: ValidRequest, tenant: str, body: bytes) -> Admission:
+    async def _cancel_unless_followed(self, keys: Keys, rid: str) -> None:
+        try:
+            if not await self._requests.followed(keys, rid):
+                await self._requests.cancel(keys, rid, "client_gone")
+        except BrokerUnavailableError as error:
+            log.debug("request %s is left to its worker: %s", rid, error)
+
+    def _admission(self, rid: str, valid: ValidRequest, tenant: str, body: bytes, terms: Terms) -> Admission:
         now_s = time.time()
+        settings = self._settings
+        fingerprint = valid.fingerprint(tenant)
+        keep_s = settings.idempotency_ttl_s if terms.key else 0
         patience_s = min(self._settings.queue_timeout_s, self._settings.request_timeout_s)
         return Admission(
             rid=rid,
-            fingerprint=valid.fingerprint(tenant),
+            fingerprint=fingerprint,
             lane=valid.lane,
             body=body,
             tenant=tenant,
@@ -125,10 +205,17 @@ class Door:
             tenant_cap=self._settings.tenant_max,
             cost=valid.cost,
             deadline_ms=int((now_s + patience_s) * 1000),
-            finish_by_ms=int((now_s + self._settings.request_timeout_s) * 1000),
+            finish_by_ms=int((now_s + settings.request_timeout_s) * 1000),
+            idempotency=terms.scope(tenant, valid.endpoint, fingerprint),
+            # the key outlives the answer: a key whose answer is gone says so, instead of starting again
+            idempotency_ttl_ms=int((keep_s + settings.request_timeout_s) if terms.key else RETRY_TTL_S) * 1000,
+            binding=terms.joins,
+            keep_ms=keep_s * 1000,
+            stays=terms.stays,
         )
 
-    async def _admit(self, pool: Pool, admission: Admission, model: str) -> None:
+    async def _admit(self, pool: Pool, admission: Admission, model: str) -> Admitted:
+        """What `admit` says: OK, DUP, or CONFLICT with a key's holder. Raises RequestError for a refusal."""
         scripts = self._scripts(pool.keys)
         for left in reversed(range(_ADMIT_TRIES)):
             try:
@@ -138,17 +225,11 @@ class Door:
                 if not left:
                     raise
                 await asyncio.sleep(_ADMIT_PAUSE_S)
-        _refuse(admitted, model)
-
-    async def _cancel(self, ticket: Ticket, reason: str) -> None:
-        scripts = self._scripts(ticket.keys)
-        try:
-            for _ in range(_CANCEL_LOOKS):
-                owner, queue = await owner_and_queue(self._control, ticket.keys, ticket.rid)
-                if await scripts.cancel(ticket.rid, owner=owner, queue=queue, reason=reason) != "RETRY":
-                    return
-        except BrokerUnavailableError:
-            return  # its deadline ends it
+        if admitted.outcome == "FULL" and not admission.lane_cap:
+            raise errors.no_capacity(model, _RETRY_AFTER_COLD_S)
+        if admitted.outcome != "DUP" and (admitted.outcome != "CONFLICT" or admitted.rid == admission.rid):
+            _refuse(admitted, model)
+        return admitted
 
     def _scripts(self, keys: Keys) -> Scripts:
         return Scripts(self._client, keys, result_ttl_ms=self._settings.result_ttl_s * 1000)

@@ -14,7 +14,9 @@ from api import problems
 from api.admission import Door
 from api.catalog import Catalog
 from api.relay import RelayWatch
+from api.requests import Requests
 from api.routes import admin, completions, models, ops
+from api.routes import requests as request_routes
 from api.settings import ApiSettings
 from shared.channels import Channels
 from shared.clock import SystemClock
@@ -42,7 +44,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.client = client
         app.state.dead_letters = DeadLetters(control, settings.prefix)
         app.state.watch = watch
-        app.state.door = Door(settings, client, control, channels, catalog, watch)
+        requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
+        app.state.requests = requests
+        app.state.door = Door(settings, client, requests, channels, catalog, watch)
         services = ServiceGroup()
         try:
             for service in (client, channels, watch, Reaper(control, settings.prefix)):
@@ -59,6 +63,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(BrokerUnavailableError, problems.on_broker_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
-    for routes in (completions, models, ops, admin):
+    for routes in (completions, models, ops, request_routes, admin):
         app.include_router(routes.router)
     return app

@@ -61,6 +61,7 @@ class Relay:
         "end",
         "gone",
         "head",
+        "heartbeat",
         "heartbeat_ticks",
         "hung_up",
         "rid",
@@ -70,7 +71,10 @@ class Relay:
     def __init__(
         self, client: HotClient, keys: Keys, rid: str, *, grace_s: float, readmit: Callable[[], Awaitable[None]]
     ) -> None:
-        """`grace_s`: how long to wait for a Redis that is away. `readmit` puts the request on the queue once more."""
+        """`grace_s`: how long to wait for a Redis that is away. `readmit` puts the request on the queue once more.
+
+        It may give the relay another `rid` to follow, as long as nothing was visible.
+        """
         self._client = client
         self._keys = keys
         self.rid = rid
@@ -97,6 +101,8 @@ class Relay:
         """The client was found to have hung up."""
         self.heartbeat_ticks = 0
         """Ticks without a byte after which a client that waits gets a comment; 0: never."""
+        self.heartbeat = False
+        """It is time for a comment."""
         self._loop = asyncio.get_running_loop()  # looked up once: on 3.11 every look-up costs a system call
 
     # ---- what the subscriber connection and the watch call; never waits
@@ -131,7 +137,7 @@ class Relay:
         self._idle_ticks += 1
         if self.heartbeat_ticks and self._idle_ticks >= self.heartbeat_ticks:
             self._idle_ticks = 0
-            self._hand_out(HEARTBEAT)
+            self.heartbeat = True
             self._wake()
         self._silent_ticks += 1
         if self._silent_ticks >= (_SILENT_TICKS_RUNNING if self.head else _SILENT_TICKS_QUEUED):
@@ -203,6 +209,15 @@ class Relay:
         self._pending.append(data)
         self._pending_bytes += len(data)
 
+    def resume(self, cursor: int, head: Meta | None, attempt: str, end: Meta | None) -> None:
+        """Goes on from a frame's end, for a client that has what is before it. Called before anything else."""
+        self.cursor = cursor
+        self.head = head
+        self._events = head is not None and is_event_stream(head)
+        self._attempt = attempt
+        self._visible = cursor > 0
+        self.end = end
+
     # ---- what the client's task calls
 
     async def opened(self, timeout_s: float | None) -> bool:
@@ -217,6 +232,11 @@ class Relay:
         except TimeoutError:
             return False
         return True
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to hand out: the request has ended, or the client is gone."""
+        return self.gone or (self.end is not None and not self._pending)
 
     @property
     def first_bytes(self) -> bytes:
@@ -270,9 +290,10 @@ class Relay:
             return
         if part.terminal or (part.state is None and self.cursor):
             raise history_lost()
+        rid = self.rid
         if part.state is None:
             await self._readmit()
-        self._dirty = False
+        self._dirty = self.rid != rid  # another request has the answer now: read its log
 
     async def _read(self) -> LogSlice:
         """A slice of the log; waits for a Redis that is away. Raises RequestError when it stays away."""

@@ -18,7 +18,10 @@ from shared.lanes import Lane, choose_lane
 _DEFAULT_OUTPUT_TOKENS = 256
 _BYTES_PER_TOKEN = 4
 _MOST_WIDTH = 1024
+_DELIVERY = ("stream", "stream_options")
+"""Fields that say how the answer comes, and nothing about what it is."""
 _json = msgspec.json.Decoder()
+_canonical = msgspec.json.Encoder(order="deterministic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class ValidRequest:
     """A request that may be admitted.
 
     Attributes:
+        endpoint: the path that the client called.
         path: the engine's path.
         body: the HTTP body, as received.
         model: the served name asked for; None lets the server choose.
@@ -34,8 +38,11 @@ class ValidRequest:
         cost: prompt and expected output, in tokens, roughly.
         width: sequences that the engine will run for it at once.
         user: the caller's own `user` field, if sent.
+        usage: whether a stream shall end with the usage.
+        content: SHA-256 of what is asked for; how the answer is delivered does not count.
     """
 
+    endpoint: str
     path: str
     body: bytes
     model: str | None
@@ -44,10 +51,12 @@ class ValidRequest:
     cost: int
     width: int
     user: str
+    usage: bool
+    content: bytes
 
     def fingerprint(self, tenant: str) -> str:
         """SHA-256, hex, of what makes this request this request."""
-        return hashlib.sha256(b"\0".join((tenant.encode(), self.path.encode(), self.body))).hexdigest()
+        return hashlib.sha256(b"\0".join((tenant.encode(), self.endpoint.encode(), self.content))).hexdigest()
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -96,10 +105,13 @@ def validate_generate(body: bytes, lane_header: str | None) -> ValidRequest:
     if "max_new_tokens" in fields:
         fields["max_tokens"] = fields.pop("max_new_tokens")
     fields.setdefault("max_tokens", _DEFAULT_OUTPUT_TOKENS)
-    return _valid("/v1/completions", msgspec.json.encode(fields), fields, lane_header, prompts=1)
+    body = msgspec.json.encode(fields)
+    return _valid("/v1/completions", body, fields, lane_header, prompts=1, endpoint="/generate")
 
 
-def _valid(path: str, body: bytes, fields: dict[str, Any], lane_header: str | None, *, prompts: int) -> ValidRequest:
+def _valid(
+    path: str, body: bytes, fields: dict[str, Any], lane_header: str | None, *, prompts: int, endpoint: str = ""
+) -> ValidRequest:
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
         raise invalid_request("`model` must be a string.", param="model")
@@ -115,7 +127,9 @@ def _valid(path: str, body: bytes, fields: dict[str, Any], lane_header: str | No
         )
     user = fields.get("user")
     expected = output if isinstance(output, int) and output > 0 else _DEFAULT_OUTPUT_TOKENS
+    options = fields.get("stream_options")
     return ValidRequest(
+        endpoint=endpoint or path,
         path=path,
         body=body,
         model=model or None,
@@ -124,4 +138,11 @@ def _valid(path: str, body: bytes, fields: dict[str, Any], lane_header: str | No
         cost=len(body) // _BYTES_PER_TOKEN + expected * width,
         width=width,
         user=user if isinstance(user, str) else "",
+        usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        content=_content(fields),
     )
+
+
+def _content(fields: dict[str, Any]) -> bytes:
+    asked = {name: value for name, value in fields.items() if name not in _DELIVERY}
+    return hashlib.sha256(_canonical.encode(asked)).digest()

@@ -35,6 +35,12 @@ class ApiSettings(Settings):
     queue_timeout_s: float = Field(600, gt=0, description="seconds that a request may wait for a worker")
     request_timeout_s: float = Field(3600, gt=0, description="seconds that a request may take in all")
     header_hold_s: float = Field(5, gt=0, description="seconds for which a stream's headers wait for the first frame")
+    disconnect_grace_s: float = Field(
+        10, ge=0, description="seconds for which a request whose client is gone waits for it to come back"
+    )
+    idempotency_ttl_s: int = Field(
+        86_400, ge=10, description="seconds for which the answer of a request with an Idempotency-Key stays"
+    )
     heartbeat_s: float = Field(10, gt=0, description="seconds between comments on a silent stream")
     redis_grace_s: float = Field(30, gt=0, description="seconds for which streams wait for a Redis that is away")
     drain_s: float = Field(30, ge=0, description="seconds that open streams get when the replica stops")

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from api import problems
 from api.admission import Door, Ticket
 from api.observe import DIRECT_SEND
-from api.relay import TICK_S, Relay, is_event_stream
+from api.relay import HEARTBEAT, TICK_S, Relay, is_event_stream
 from api.settings import ApiSettings
 from api.transport import hang_up_watch, socket_writer
 from shared.errors import RequestError
@@ -36,6 +36,7 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would collect events into buffers
 ]
+_JSON_TYPE = "application/json"
 _BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
@@ -43,7 +44,10 @@ _FIRST_ERROR_STATUS = 400
 def _ticket_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
     """What every generation's response says about itself."""
     rid, lane = ticket.rid.encode(), ticket.lane.encode()
-    return [(b"x-request-id", rid), (b"x-penstock-request", rid), (b"x-penstock-lane", lane)]
+    headers = [(b"x-request-id", rid), (b"x-penstock-request", rid), (b"x-penstock-lane", lane)]
+    if ticket.status:
+        headers.append((b"idempotency-status", ticket.status.encode()))
+    return headers
 
 
 def _engine_headers(head: Meta | None) -> list[tuple[bytes, bytes]]:
@@ -72,17 +76,22 @@ class EventStream(Response):
         pieces: AsyncGenerator[bytes, None],
         *,
         over: Callable[[], None],
+        direct: bool,
         status: int,
         headers: list[tuple[bytes, bytes]],
         settings: ApiSettings,
     ) -> None:
-        """`over` is called when the response has ended, however it ended."""
+        """`over` is called when the response has ended, however it ended.
+
+        `direct`: what the relay takes may go to the client as it is.
+        """
         self.status_code = status
         self.raw_headers = headers
         self.background = None
         self._relay = relay
         self._pieces = pieces
         self._over = over
+        self._direct = direct
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +112,8 @@ class EventStream(Response):
         relay = self._relay
         relay.heartbeat_ticks = max(1, round(self._settings.heartbeat_s / TICK_S))
         relay.hung_up = hung_up
-        relay.send_now = socket_writer(direct)
+        if self._direct:
+            relay.send_now = socket_writer(direct)
         async with contextlib.aclosing(self._pieces) as pieces:
             async for piece in pieces:
                 await direct({"type": "http.response.body", "body": piece, "more_body": True})
@@ -138,7 +148,7 @@ class Answer:
         try:
             if self._stream:  # a client that hangs up meanwhile is noticed once the stream is open
                 opened = await relay.opened(self._settings.header_hold_s)
-                if not opened or (relay.head is not None and is_event_stream(relay.head)):
+                if not opened or (relay.head is not None and self._as_events(relay.head)):
                     return self._events_or_refusal()
             return await self._whole(request)
         except RequestError as error:
@@ -146,6 +156,10 @@ class Answer:
         except BaseException:
             self._leave("replica_error")
             raise
+
+    def _as_events(self, head: Meta) -> bool:
+        shape = self._ticket.shape
+        return is_event_stream(head) if shape is None else shape.streams(head)
 
     def _events_or_refusal(self) -> Response:
         refusal = problems.of_first_event(self._ticket.relay.first_bytes)
@@ -166,35 +180,42 @@ class Answer:
             self._ticket.relay,
             self._relayed(),
             over=lambda: self._leave("client_gone"),
+            direct=self._ticket.shape is None,
             status=head.status if head else 200,
             headers=[*_engine_headers(head), *_ticket_headers(self._ticket), *_STREAM_HEADERS],
             settings=self._settings,
         )
 
     async def _relayed(self) -> AsyncGenerator[bytes, None]:
-        relay = self._ticket.relay
+        relay, shape = self._ticket.relay, self._ticket.shape
         outcome = "client_gone"
         try:
             if relay.head is None and relay.end is None:
                 yield b": queued\n\n"
-            while True:
+            while not relay.over:
                 piece = relay.take()
-                if piece:
-                    yield piece
-                elif (end := relay.end) is not None:
-                    break
-                elif relay.gone:
-                    return
-                else:
+                if shaped := piece if shape is None else shape.piece(piece):
+                    yield shaped
+                if not piece and not relay.over:
+                    if relay.heartbeat:
+                        relay.heartbeat = False
+                        yield HEARTBEAT
                     await relay.advance()
-            outcome = end.state
-            if outcome != "succeeded":
-                yield problems.event(problems.of_end(end))
+            if (end := relay.end) is not None:
+                outcome = end.state
+                if last := self._last_event(end):
+                    yield last
         except RequestError as error:
             outcome = error.code
             yield problems.event(error)
         finally:
             self._leave(outcome)
+
+    def _last_event(self, end: Meta) -> bytes:
+        """What follows the answer's own events."""
+        if end.state != "succeeded":
+            return problems.event(problems.of_end(end))
+        return b"" if self._ticket.shape is None else self._ticket.shape.end(end)
 
     async def _whole(self, request: Request) -> Response:
         relay = self._ticket.relay
@@ -207,13 +228,17 @@ class Answer:
         end, head = relay.end, relay.head
         if end is not None and (end.state != "succeeded" or head is None):
             raise problems.of_end(end)
+        if self._ticket.shape is not None:
+            body = self._ticket.shape.whole(body)
         self._leave("succeeded")
         if head is None:
             return Response(status_code=_BAD_GATEWAY)
         ours = _ticket_headers(self._ticket)
         if head.status >= _FIRST_ERROR_STATUS:
             return problems.response(problems.of_refusal(head.status, body), _as_text(ours))
-        kind = next((value for name, value in head.headers if name == "content-type"), "application/json")
+        kind = next((value for name, value in head.headers if name == "content-type"), _JSON_TYPE)
+        if self._ticket.shape is not None:
+            kind = _JSON_TYPE
         return Response(body, head.status, _as_text([*_engine_headers(head), *ours]), kind)
 
     def _observe_first(self) -> None:

@@ -89,6 +89,29 @@ def not_found(what: str) -> RequestError:
     return RequestError(404, "not_found", f"{what} was not found.")
 
 
+def invalid_cursor(message: str) -> RequestError:
+    """400: a stream cannot be gone on with from there."""
+    return RequestError(400, "invalid_cursor", message, param="Last-Event-ID", should_retry=False)
+
+
+def idempotency_in_progress(rid: str) -> RequestError:
+    """409: the key's request is running, and the client has asked not to join it."""
+    message = f"The request with this idempotency key is still in progress, as {rid}. Retry later."
+    return RequestError(409, "idempotency_in_progress", message, retry_after_s=2, should_retry=True)
+
+
+def result_expired(rid: str) -> RequestError:
+    """410: the request was there, its answer is not kept any more."""
+    message = f"The answer of {rid} is not kept any more. Send the request again, under a new idempotency key if any."
+    return RequestError(410, "result_expired", message, should_retry=False)
+
+
+def idempotency_key_mismatch() -> RequestError:
+    """422: the key was used for another request."""
+    message = "This idempotency key was used with another request. Use a new key for a new request."
+    return RequestError(422, "idempotency_key_mismatch", message, should_retry=False)
+
+
 def request_too_large(limit_bytes: int) -> RequestError:
     """413: the body is over the limit."""
     return RequestError(413, "request_too_large", f"The request body is over the limit of {limit_bytes} bytes.")

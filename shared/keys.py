@@ -56,6 +56,10 @@ class Keys:
         """Channel: live frames of one request."""
         return f"{self.base}ch:{rid}"
 
+    def control(self, wid: str) -> str:
+        """Channel: control messages to a worker, sooner than its box."""
+        return f"{self.base}ctl:{wid}"
+
     def idempotency(self, scope_hash: str) -> str:
         """String: `rid|fingerprint` of an idempotency key."""
         return f"{self.base}idem:{scope_hash}"

@@ -27,6 +27,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 HTTP_REQUESTS = Counter("penstock_http_requests_total", "HTTP requests answered.", ["route", "method", "code"])
 ADMITTED = Counter("penstock_requests_admitted_total", "Requests put on the queue.", ["lane", "model"])
+JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
 REJECTED = Counter("penstock_requests_rejected_total", "Requests refused, by error code.", ["code"])
 FINISHED = Counter(
     "penstock_requests_finished_total", "Requests relayed to their end by this replica.", ["lane", "model", "outcome"]
@@ -76,5 +77,6 @@ RENEWALS = Counter(
 )
 RECONCILED = Counter("penstock_reconciled_total", "Requests that were this worker's and unknown to it, handed back.")
 STALLS = Counter("penstock_worker_stalls_total", "Times this worker gave itself up because nothing moved any more.")
+ORPHANED = Counter("penstock_orphans_stopped_total", "Requests stopped because nobody followed them any more.")
 ENGINE_UP = Gauge("penstock_engine_up", "1 while the engine serves.")
 MODEL_LOAD = Gauge("penstock_model_load_seconds", "How long the engine took to start.")

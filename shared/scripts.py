@@ -29,6 +29,8 @@ LEASE_MS = 5_000
 """How long a worker lives without a beat."""
 DEAD_MARKER_MS = 3_600_000
 """How long the marker of a condemned worker stays; no process outlives it."""
+DISCARDED_LOG_MS = 5_000
+"""How long readers of a request that is discarded while it runs still find its end in the log."""
 
 REDRIVEN_NOTE_MS = 30 * 86_400_000
 """How long it is known as what a dead letter was redriven, after the last one was."""
@@ -82,7 +84,15 @@ def script_names() -> list[str]:
 class Admission:
     """What `admit` is told about a request. Costs are tokens, times Unix milliseconds.
 
-    `deadline_ms`: when it must have started. `finish_by_ms`: when it must have ended; 0 leaves the first deadline.
+    Attributes:
+        deadline_ms: when it must have started.
+        finish_by_ms: when it must have ended; 0 leaves the first deadline.
+        idempotency: hash of the idempotency key; empty for none.
+        idempotency_ttl_ms: how long the key stays; 0 for none.
+        binding: whether the key decides. One that does not is only written, for a client that may try again.
+        replaces: the request that may lose the key to this one, because its end has set the key free.
+        keep_ms: how long record and log stay after the end; 0 leaves that to the script that ends it.
+        stays: whether the request goes on when nobody follows it.
     """
 
     rid: str
@@ -97,6 +107,10 @@ class Admission:
     finish_by_ms: int = 0
     idempotency: str = ""
     idempotency_ttl_ms: int = 0
+    binding: bool = True
+    replaces: str = ""
+    keep_ms: int = 0
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +193,10 @@ class Scripts:
         """Nothing → queued, in one idempotent step."""
         k = self._keys
         keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane)]
-        args = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.lane_cap, a.tenant_cap, a.cost, a.deadline_ms]
-        reply = await self._run("admit", [*keys, k.tenants, k.deadlines], [*args, a.idempotency_ttl_ms, a.finish_by_ms])
+        args: list[Any] = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.lane_cap, a.tenant_cap, a.cost]
+        args += [a.deadline_ms, a.idempotency_ttl_ms, a.finish_by_ms]
+        args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
+        reply = await self._run("admit", [*keys, k.tenants, k.deadlines], args)
         outcome = reply[0].decode()
         rid = reply[1].decode() if outcome in {"OK", "DUP", "CONFLICT"} else ""
         number = int(reply[-1]) if outcome in {"OK", "FULL", "TENANT"} else 0
@@ -233,14 +249,26 @@ class Scripts:
         return int(await self._run("ackbox", [self._keys.box(wid)], list(messages)))
 
     async def done(
-        self, wid: str, rid: str, attempt: str, *, state: str, reason: str, frame: bytes, expected: int
+        self,
+        wid: str,
+        rid: str,
+        attempt: str,
+        *,
+        state: str,
+        reason: str,
+        frame: bytes,
+        expected: int,
+        usage: tuple[int, int] = (0, 0),
     ) -> Finished:
-        """Running → `state`, with its terminal frame. `expected` is the log's length before the frame, in bytes."""
+        """Running → `state`, with its terminal frame. `expected` is the log's length before the frame, in bytes.
+
+        `usage`: prompt and completion tokens.
+        """
         k = self._keys
         keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
         keep = "1" if reason in DEAD_LETTER_REASONS else "0"
-        args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, wid, keep]
+        args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, *usage, wid, keep]
         reply = await self._run("done", keys, args)
         return Finished(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
 
@@ -300,10 +328,15 @@ class Scripts:
         keys = self._ending_keys(rid, owner, queue)
         return _word(await self._run("expire", keys, [rid, owner, queue, frame, self._ttl_ms]))
 
+    async def discard(self, rid: str) -> str:
+        """Takes the result of a request away, now or right after its end. Returns OK or GONE."""
+        keys = [self._keys.record(rid), self._keys.log(rid)]
+        return _word(await self._run("discard", keys, [DISCARDED_LOG_MS]))
+
     def _ending_keys(self, rid: str, owner: str, queue: str) -> list[str]:
         k = self._keys
         keys = [k.record(rid), k.queue(queue), k.box(owner), k.body(rid), k.log(rid), k.channel(rid)]
-        return [*keys, k.tenants, k.deadlines, k.finished]
+        return [*keys, k.tenants, k.deadlines, k.finished, k.control(owner)]
 
 
 def _word(reply: bytes) -> str:

@@ -38,7 +38,8 @@ MESSAGE_HEADER_BYTES: Final = 6
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """A request as the replica received it; the worker hands it to its engine unchanged.
 
-    `body` is the HTTP body, byte for byte. `width` is how many sequences the engine will run for it at once.
+    `body` is the HTTP body, byte for byte. `width` is how many sequences the engine will run for it at once. `stays`:
+    the request goes on when nobody follows it any more.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     lane: str
     width: int = 1
     version: int = VERSION
+    stays: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -27,7 +27,9 @@ from worker.engines.base import Engine
 from worker.identity import Identity
 from worker.intake import Intake
 from worker.lease import Beat
+from worker.nudge import Nudge
 from worker.ops import OpsServer
+from worker.orphans import Orphans
 from worker.presence import Presence
 from worker.publisher import Publisher
 from worker.reconcile import LOOK_S, Reconcile
@@ -91,9 +93,11 @@ class Worker:
         beat = Beat(settings.redis_url, keys, identity, Stall(settings.stall_s, attempts.progress), box.deliver)
         reconcile = Reconcile(client, keys, scripts, attempts, identity, look_s=LOOK_S)
         client.on_connect(reconcile.soon)
+        nudge = Nudge(settings.redis_url, f"penstock-worker-sub-{os.getpid()}", keys, identity, box.deliver)
+        orphans = Orphans(client, keys, attempts, orphan_s=settings.orphan_s)
         reaper = Reaper(control, settings.prefix)
         try:
-            for service in (client, reader, beat, publisher, presence, intake, reconcile, reaper):
+            for service in (client, reader, beat, nudge, publisher, presence, intake, reconcile, orphans, reaper):
                 await services.start(service)
             self._status = "ready"
             log.info("worker %s serves %s in pool %s with %d slots", identity.wid, models[0]["id"], pool, slots)

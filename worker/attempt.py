@@ -5,6 +5,7 @@ How an attempt ends:
     the application returned           → done: succeeded, whatever its status (a refusal is an answer, too)
     it raised, or answered half        → done: failed, engine_error
     cancel or expire came from the box → the task is cancelled, the engine frees it; done: cancelled, expired
+    nobody follows it any more         → the same; done: cancelled, orphaned
     Redis refused a frame (fenced)     → the task is cancelled; nothing is written, somebody else owns the request
     the log is not what we wrote       → the task is cancelled; the request is handed back
     the engine failed                  → nothing is written; the worker ends and its requests are taken from it
@@ -52,10 +53,13 @@ class Stop(Enum):
     EXPIRE = auto()
     FENCED = auto()
     HAND_BACK = auto()
+    ORPHANED = auto()
     ENGINE_FAILED = auto()
     LOST = auto()
 
 
+_MOST_EARLY = 256
+"""Control messages kept for requests that have not started here yet."""
 _STOPS = {"cancel": Stop.CANCEL, "expire": Stop.EXPIRE}
 
 
@@ -77,7 +81,9 @@ class Attempt:
     ) -> None:
         """Starts from nothing, unless it is told to `go_on`."""
         self.rid = claim.rid
+        self.attempt_id = claim.attempt
         self.width = request.width
+        self.stays = request.stays
         self._claim = claim
         self._request = request
         self._engine = engine
@@ -219,8 +225,15 @@ class Attempt:
                 self._complete = True
         elif message["type"] == "http.response.start":
             headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"]]
+            headers += self._own_headers()
             kind = next((value for name, value in headers if name == "content-type"), "")
             self._answer.head(message["status"], headers, streaming=kind.startswith("text/event-stream"))
+
+    def _own_headers(self) -> list[tuple[str, str]]:
+        """What the answer says about its way here."""
+        claimed = self._claim.claimed
+        queue_ms = claimed.started_at_ms - claimed.queued_at_ms
+        return [("x-penstock-attempt", str(claimed.claims)), ("x-penstock-queue-ms", str(queue_ms))]
 
     async def _settle(self, end: Meta) -> str:
         """Writes the end, or gives the request up. Returns the outcome for the metrics."""
@@ -238,8 +251,9 @@ class Attempt:
             end = Meta(state=State.EXPIRED, reason="deadline_exceeded", usage=self._out.used)
         elif stop is Stop.LOST:
             end = Meta(state=State.FAILED, reason="worker_lost", usage=self._out.used)
-        elif stop is Stop.CANCEL:
-            end = Meta(state=State.CANCELLED, reason="cancelled", usage=self._out.used)
+        elif stop is Stop.CANCEL or stop is Stop.ORPHANED:
+            reason = "cancelled" if stop is Stop.CANCEL else "orphaned"
+            end = Meta(state=State.CANCELLED, reason=reason, usage=self._out.used)
         if await self._publisher.finish(self._out, end):
             return end.reason if stop is Stop.LOST else end.state
         if self._stop is Stop.HAND_BACK:
@@ -266,6 +280,7 @@ class Attempts:
         self._identity = identity
         self._on_room: Callable[[], None] = lambda: None
         self._running: dict[str, Attempt] = {}
+        self._early: dict[str, Stop] = {}
         self._tasks: dict[asyncio.Task[None], Claim] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -290,6 +305,16 @@ class Attempts:
         """Request and attempt id of everything that runs here, or is being ended here."""
         return {(claim.rid, claim.attempt) for claim in self._tasks.values()}
 
+    def leaving_with_client(self) -> list[tuple[str, str]]:
+        """Request and attempt id of what runs here and ends when nobody follows it."""
+        return [(attempt.rid, attempt.attempt_id) for attempt in self._running.values() if not attempt.stays]
+
+    def stop(self, rid: str, attempt_id: str, why: Stop) -> None:
+        """Stops one attempt, if it still runs."""
+        attempt = self._running.get(rid)
+        if attempt is not None and attempt.attempt_id == attempt_id:
+            attempt.stop(why)
+
     def start(self, claim: Claim) -> None:
         """Starts the attempt of a claim. A request that cannot be run ends as failed."""
         try:
@@ -305,6 +330,8 @@ class Attempts:
         self._running[claim.rid] = attempt
         self.width += attempt.width
         self._spawn(self._run(attempt), claim)
+        if (early := self._early.pop(claim.rid, None)) is not None:
+            attempt.stop(early)
 
     def _go_on(self, attempt: Attempt, request: Request, published: bytes) -> bool:
         """Whether the attempt can run although earlier ones have published something."""
@@ -349,12 +376,21 @@ class Attempts:
         await self._publisher.finish(out, Meta(state=State.FAILED, reason=reason, message=message))
 
     def on_box(self, messages: list[bytes]) -> None:
-        """Control messages: `cancel <rid>`, `expire <rid>`. A request that is not here is no longer ours."""
+        """Control messages: `cancel <rid>`, `expire <rid>`.
+
+        A request that is not here has ended, or the reply of its claim is still on its way: the message waits for it.
+        """
         for message in messages:
             word, _, rid = message.decode().partition(" ")
             attempt = self._running.get(rid)
-            if attempt is not None and word in _STOPS:
+            if word not in _STOPS:
+                continue
+            if attempt is not None:
                 attempt.stop(_STOPS[word])
+            else:
+                self._early[rid] = _STOPS[word]
+                if len(self._early) > _MOST_EARLY:
+                    del self._early[next(iter(self._early))]
 
     def stop_all(self, why: Stop) -> None:
         """Stops every attempt."""

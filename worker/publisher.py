@@ -266,7 +266,14 @@ class Publisher:
         while True:
             try:
                 finished = await self._scripts.done(
-                    wid, out.rid, out.attempt, state=end.state, reason=end.reason, frame=frame, expected=out.log_len
+                    wid,
+                    out.rid,
+                    out.attempt,
+                    state=end.state,
+                    reason=end.reason,
+                    frame=frame,
+                    expected=out.log_len,
+                    usage=(out.used.prompt_tokens, out.used.completion_tokens),
                 )
             except BrokerUnavailableError as error:
                 log.warning("ending %s failed, trying again: %s", out.rid, error)

@@ -34,6 +34,7 @@ class WorkerSettings(Settings):
     stall_s: float = Field(
         60, gt=0, description="seconds without a token after which a worker with requests gives itself up"
     )
+    orphan_s: float = Field(30, gt=0, description="seconds after which a request that nobody follows is stopped")
     warmup: bool = Field(True, description="run one short request before taking work")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1, description="vLLM: share of the GPU's memory to use")
     max_model_len: int | None = Field(None, ge=1, description="vLLM: longest context, in tokens")

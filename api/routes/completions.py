@@ -12,15 +12,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.auth import tenant_of
+from api.idempotency import terms_of
 from api.schemas import ValidRequest, validate_chat, validate_completion, validate_generate
 from api.sse import Answer
 from shared.errors import request_too_large
 
 router = APIRouter(tags=["generation"])
-_FORWARDED = (b"content-type", b"traceparent", b"tracestate")
+_FORWARDED = ("content-type", "traceparent", "tracestate")
 
 
-async def _body(request: Request, declared: bytes) -> bytes:
+async def _body(request: Request, declared: str) -> bytes:
     """The request body; `declared` is its content-length. Raises RequestError (413) as soon as it is over the limit."""
     limit: int = request.app.state.settings.max_body_bytes
     if declared.isdigit() and int(declared) > limit:
@@ -38,12 +39,11 @@ async def _answer(request: Request, validate: Callable[[bytes, str | None], Vali
     """One generation. What refuses a request comes before the queue does: key, size, outline."""
     state = request.app.state
     tenant = await tenant_of(request)
-    headers: dict[bytes, bytes] = dict(request.scope["headers"])
-    body = await _body(request, headers.get(b"content-length", b""))
-    lane = headers.get(b"x-priority-lane")
-    valid = validate(body, lane.decode("latin-1") if lane is not None else None)
-    forwarded = [(name.decode(), headers[name].decode("latin-1")) for name in _FORWARDED if name in headers]
-    ticket = await state.door.enter(valid, tenant, forwarded)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+    body = await _body(request, headers.get("content-length", ""))
+    valid = validate(body, headers.get("x-priority-lane"))
+    forwarded = [(name, headers[name]) for name in _FORWARDED if name in headers]
+    ticket = await state.door.enter(valid, tenant, forwarded, terms_of(headers))
     return await Answer(state.door, ticket, state.settings, stream=valid.stream).response(request)
 
 
@@ -73,7 +73,7 @@ async def generate(request: Request) -> Response:
         "finish_reason": choice["finish_reason"],
         "usage": completion["usage"],
     }
-    headers = {name: value for name, value in answer.headers.items() if name.startswith("x-")}
+    headers = {name: value for name, value in answer.headers.items() if name.startswith(("x-", "idempotency-"))}
     return Response(json.dumps(plain), 200, headers, "application/json")
 
 

@@ -1,6 +1,7 @@
 -- cancel: queued -> cancelled at once; running -> its owner is told through the box and ends it. Idempotent.
 -- @include clock finish
 -- KEYS  1 rec  2 queue  3 box of the owner  4 body  5 log  6 chan  7 tenants  8 deadlines  9 fin
+--       10 control channel of the owner
 -- ARGV  1 rid  2 owner as last seen  3 queue as last seen  4 reason  5 terminal frame  6 result TTL (ms)
 -- Returns  'DONE' ended here   'SENT' the owner was told   'RETRY' owner or queue has changed: look again
 --          'GONE' no record    or the terminal state that the request is in
@@ -20,6 +21,7 @@ if state == 'running' then
   redis.call('HSET', KEYS[1], 'cancel', ARGV[4])
   redis.call('RPUSH', KEYS[3], 'cancel ' .. ARGV[1])
   redis.call('PEXPIRE', KEYS[3], 60000)
+  redis.call(PUBLISH, KEYS[10], 'cancel ' .. ARGV[1]) -- sooner than the box, which waits for a flush or a beat
   return 'SENT'
 end
 return state

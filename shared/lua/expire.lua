@@ -1,6 +1,7 @@
 -- expire: ends a request whose deadline has passed. queued -> expired at once; running -> its owner is told.
 -- @include clock finish
 -- KEYS  1 rec  2 queue  3 box of the owner  4 body  5 log  6 chan  7 tenants  8 deadlines  9 fin
+--       10 control channel of the owner
 -- ARGV  1 rid  2 owner as last seen  3 queue as last seen  4 terminal frame  5 result TTL (ms)
 -- Returns  'DONE'  'SENT'  'RETRY'  'EARLY' the deadline lies ahead  'GONE'  or the terminal state
 local v = redis.call('HMGET', KEYS[1], 'state', 'owner', 'queue', 'entry', 'deadline_ms')
@@ -24,6 +25,7 @@ if state == 'running' then
   redis.call('ZREM', KEYS[8], ARGV[1])
   redis.call('RPUSH', KEYS[3], 'expire ' .. ARGV[1])
   redis.call('PEXPIRE', KEYS[3], 60000)
+  redis.call(PUBLISH, KEYS[10], 'expire ' .. ARGV[1]) -- sooner than the box, which waits for a flush or a beat
   return 'SENT'
 end
 return state

@@ -114,7 +114,7 @@ async def test_a_killed_redis_that_comes_back_with_its_log_loses_nothing(client:
 async def test_a_client_that_hangs_up_frees_the_engine(client: httpx.AsyncClient) -> None:
     with running_stack() as stack:
         worker = stack.worker("--", "--itl-ms", "50")
-        api = stack.api()
+        api = stack.api("--disconnect-grace-s", "0.2")
         body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1000, "stream": True}
         async with client.stream("POST", f"{api.url}/v1/chat/completions", json=body) as response:
             async for line in response.aiter_lines():

@@ -56,6 +56,7 @@ BROKEN = {
         Patch("claim", "if state ~= 'queued' or v[4] ~= ARGV[2] then", "if false then"),
     ),
     "admit that does not know its own retry": (Patch("admit", "if known then", "if false then"),),
+    "admit that gives every key away": (Patch("admit", "rid ~= ARGV[13] or fingerprint ~= ARGV[2]", "false"),),
     "done by anybody": (Patch("done", "if v[1] ~= 'running' or v[2] ~= ARGV[2] then", "if false then"),),
     "cancel that keeps the tenant's place": (Patch("cancel", "if tenant and", "if false and"),),
     "requeue that loses the request": (Patch("requeue", "enqueue(KEYS[4], ARGV[1], v[3])", "'0-1'"),),

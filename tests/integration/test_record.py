@@ -7,7 +7,7 @@ from tests.unit.test_protocol_docs import rows, section
 
 
 async def test_a_life_writes_the_documented_fields_and_no_others(shard: Shard) -> None:
-    await shard.claimed(finish_by_ms=in_ms(120_000))
+    await shard.claimed(finish_by_ms=in_ms(120_000), keep_ms=1000, stays=True)
     await shard.die("w1")
     await shard.scripts.requeue("w1", "r1", "a1")
     await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
@@ -16,5 +16,7 @@ async def test_a_life_writes_the_documented_fields_and_no_others(shard: Shard) -
     await shard.scripts.done(
         "w2", "r1", "a2", state="cancelled", reason="cancelled", frame=ending("a2", "cancelled"), expected=0
     )
+    fields |= set(await shard.record())
+    await shard.scripts.discard("r1")
     fields |= set(await shard.record())
     assert fields == {row[0].strip("`") for row in rows(section("The record"))}

@@ -19,12 +19,20 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.lanes import Lane
 from shared.scripts import Admission
 from tests.support import servers
-from tests.support.model.invariants import check_clients, check_drained, check_server, check_suspects, look
+from tests.support.model.invariants import (
+    check_clients,
+    check_drained,
+    check_keys,
+    check_server,
+    check_suspects,
+    look,
+    sets_key_free,
+)
 from tests.support.model.replica import ModelClient, ModelReplica, following
 from tests.support.model.worker import ModelWorker
 from tests.support.model.world import Patch, ViolationError, World, opened, require
@@ -81,6 +89,7 @@ class Run:
             (1.5, self._look),
             (4, self._release),
             (3, self._redrive),
+            (1, self._discard),
             (0.3, replica.renewed),
         ]
         if plan.faults:
@@ -122,6 +131,20 @@ class Run:
             self._replica.clients[rid] = ModelClient(world, admission)
         elif admitted.outcome == "DUP":
             require(admitted.rid in self._replica.clients, "an unknown request holds the key", key, admitted)
+            if sets_key_free(self._replica.clients[admitted.rid]):
+                await self._replace_holder(replace(admission, replaces=admitted.rid))
+
+    async def _replace_holder(self, admission: Admission) -> None:
+        admitted = await self._world.scripts.admit(admission)
+        self._world.happened[f"admit again: {admitted.outcome.lower()}"] += 1
+        if admitted.outcome == "OK":
+            self._replica.clients[admission.rid] = ModelClient(self._world, admission)
+
+    async def _discard(self) -> None:
+        ended = [client for client in self._replica.clients.values() if client.outcome is not None]
+        if ended:
+            outcome = await self._world.scripts.discard(self._world.rnd.choice(ended).rid)
+            self._world.happened[f"discard: {outcome.lower()}"] += 1
 
     async def _cancel(self) -> None:
         if self._replica.clients:
@@ -247,6 +270,8 @@ class Run:
         check_server(view, self._world.lineage)
         check_drained(view)
         check_clients(self._replica.clients.values(), view, self._world.lineage, faults=self._plan.faults)
+        if not self._plan.faults:
+            check_keys(self._replica.clients.values())
 
     async def _renew_condemned(self) -> None:
         """A worker that was told that it is dead goes on under a new id; a zombie that was told stops."""

@@ -40,7 +40,7 @@ def spelled(keys: Keys | GlobalKeys) -> dict[str, str]:
     """Key names by attribute, with the placeholders of the document."""
     placeholder = {"queue": "<queue>", "idempotency": "<hash>"}
     placeholder |= dict.fromkeys(("record", "body", "log", "channel"), "<rid>")
-    placeholder |= dict.fromkeys(("lease", "dead", "run", "box"), "<wid>")
+    placeholder |= dict.fromkeys(("lease", "dead", "run", "box", "control"), "<wid>")
     names = {}
     for name, member in inspect.getmembers(type(keys)):
         if isinstance(member, property):

@@ -87,10 +87,13 @@ def test_frames_have_the_bytes_that_running_processes_know(name: str, frame: Fra
     assert decode_frame(golden) == frame
 
 
-def test_requests_have_the_bytes_that_running_processes_know() -> None:
-    golden = (GOLDEN / "request.msgpack").read_bytes()
-    assert encode(REQUEST) == golden
-    assert decode_request(golden) == REQUEST
+@pytest.mark.parametrize(
+    ("name", "request_"), [("request", REQUEST), ("request_stays", msgspec.structs.replace(REQUEST, stays=True))]
+)
+def test_requests_have_the_bytes_that_running_processes_know(name: str, request_: Request) -> None:
+    golden = (GOLDEN / f"{name}.msgpack").read_bytes()
+    assert encode(request_) == golden
+    assert decode_request(golden) == request_
 
 
 def test_cards_have_the_bytes_that_running_processes_know() -> None:

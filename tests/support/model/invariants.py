@@ -14,6 +14,7 @@ from shared.wire import END, Meta, split_log
 from tests.support.model.replica import ModelClient
 from tests.support.model.world import World, require
 
+FREEING = frozenset({"worker_lost", "queue_timeout"})
 _TOKEN = re.compile(rb"([0-9a-f]+)\.(\d+) ")
 
 
@@ -124,6 +125,8 @@ def _check_record(rid: str, record: dict[str, str], view: View, lineage: Lineage
     state = record["state"]
     ended = state in TERMINAL
     _, end = check_log(rid, view.logs.get(rid, b""), lineage)
+    if ended and "discarded" in record:
+        return
     require(ended == (end is not None), rid, "is", state, "and its log's end is", end)
     require(end is None or end.state == state, rid, "is", state, "and its log says", end)
     require(ended == (rid not in view.bodies), rid, "is", state, "and its body is there" if ended else "without body")
@@ -176,6 +179,19 @@ def check_drained(view: View) -> None:
     require(not any(view.runs.values()), "somebody still owns", view.runs)
 
 
+def sets_key_free(client: ModelClient) -> bool:
+    """Whether the request ended in a way that lets its idempotency key be bound again."""
+    end = client.relay.end
+    return end is not None and (end.state == "cancelled" or end.reason in FREEING)
+
+
+def check_keys(clients: Iterable[ModelClient]) -> None:
+    """Of the requests that one key was bound to, at most one has an answer that stays bound."""
+    bound = Counter(client.admission.idempotency for client in clients if not sets_key_free(client))
+    del bound[""]
+    require(all(count == 1 for count in bound.values()), "one key, several answers:", bound.most_common(3))
+
+
 def check_clients(clients: Iterable[ModelClient], view: View, lineage: Lineage, *, faults: bool) -> None:
     """Every client has exactly one end, and a text without gap, repeat or splice."""
     for client in clients:
@@ -185,7 +201,7 @@ def check_clients(clients: Iterable[ModelClient], view: View, lineage: Lineage, 
         if client.outcome == "succeeded":
             require(end is not None and end.usage is not None, rid, "succeeded without usage", end)
             require(end and end.usage and end.usage.completion_tokens == count, rid, "lost its tail:", count, end)
-        if not faults:
+        if not faults and "discarded" not in view.records[rid]:
             require(not client.explicit, rid, "ended as", client.outcome, "and the server lost nothing")
             text, _ = check_log(rid, view.logs.get(rid, b""), lineage)
             require(client.text == text, rid, "client and log differ:", client.text, text)

@@ -1,0 +1,153 @@
+"""Finding a request by its id, whoever has admitted it, and letting it go.
+
+An id names its shard and not its pool, so the record is looked up in every pool that is known: there are few. What
+belongs to another tenant is not found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from api.catalog import Catalog
+from shared import errors
+from shared.hot import HotClient
+from shared.ids import shard_of
+from shared.keys import Keys
+from shared.scripts import Scripts
+from shared.states import TERMINAL, State
+
+_TIMEOUT_S = 5.0
+_CANCEL_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the record of a request says. Times are Unix milliseconds, 0 for what has not happened.
+
+    Attributes:
+        kept: whether there is an answer, or the part of one, to read. A request that has not ended may have none yet.
+        stays: it goes on when nobody follows it.
+        cancel: why it shall be cancelled; empty when nobody has asked for that.
+        heard: how many replicas listened when it ended.
+        discarded: its result was deleted.
+    """
+
+    rid: str
+    keys: Keys
+    state: State
+    reason: str
+    lane: str
+    queue: str
+    owner: str
+    claims: int
+    kept: bool
+    stays: bool
+    cancel: str
+    heard: int
+    discarded: bool
+    queued_at_ms: int
+    started_at_ms: int
+    finished_at_ms: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.state in TERMINAL
+
+
+class Requests:
+    """The requests of all replicas."""
+
+    def __init__(self, client: HotClient, catalog: Catalog, *, result_ttl_ms: int) -> None:
+        """`result_ttl_ms`: how long the result of a request that is cancelled here stays."""
+        self._client = client
+        self._catalog = catalog
+        self._ttl_ms = result_ttl_ms
+
+    async def find(self, rid: str, tenant: str) -> Facts:
+        """A request of this tenant. Raises RequestError (404), BrokerUnavailableError."""
+        try:
+            shard = shard_of(rid)
+        except ValueError:
+            raise errors.not_found(f"The request `{rid}`") from None
+        for keys in await self.shards(shard):
+            owner = await self._client.call("HGET", keys.record(rid), "tenant", timeout_s=_TIMEOUT_S)
+            if owner == tenant.encode():
+                facts = await self.look(keys, rid)
+                if facts is not None and not facts.discarded:
+                    return facts
+        raise errors.not_found(f"The request `{rid}`")
+
+    async def shards(self, shard: int) -> list[Keys]:
+        """That shard of every pool. Raises BrokerUnavailableError."""
+        pools = {pool.keys.pool: pool.keys for pool in (await self._catalog.models()).pools.values()}
+        return [Keys(keys.pool, shard, keys.prefix) for keys in pools.values()]
+
+    async def look(self, keys: Keys, rid: str) -> Facts | None:
+        """What the record says; None without one. Raises BrokerUnavailableError."""
+        record = self._client.send("HGETALL", keys.record(rid), timeout_s=_TIMEOUT_S)
+        log = self._client.send("EXISTS", keys.log(rid), timeout_s=_TIMEOUT_S)
+        flat: list[bytes] = await record
+        fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+        kept = bool(await log)
+        return _facts(keys, rid, fields, kept=kept) if "state" in fields else None
+
+    async def known_elsewhere(self, keys: Keys, scope: str) -> bool:
+        """Whether another pool knows an idempotency key: then it was used with another model."""
+        others = [other for other in await self.shards(keys.shard) if other.pool != keys.pool]
+        asked = [self._client.call("EXISTS", other.idempotency(scope), timeout_s=_TIMEOUT_S) for other in others]
+        return any(await asyncio.gather(*asked))
+
+    async def followed(self, keys: Keys, rid: str) -> bool:
+        """Whether any replica listens to a request. Raises BrokerUnavailableError."""
+        _, listeners = await self._client.call("PUBSUB", "NUMSUB", keys.channel(rid), timeout_s=_TIMEOUT_S)
+        return int(listeners) > 0
+
+    async def cancel(self, keys: Keys, rid: str, reason: str) -> str:
+        """Cancels a request in whatever phase it is. Returns DONE, SENT, GONE or its terminal state.
+
+        Raises BrokerUnavailableError.
+        """
+        scripts = Scripts(self._client, keys, result_ttl_ms=self._ttl_ms)
+        outcome = "RETRY"
+        for _ in range(_CANCEL_LOOKS):
+            record = keys.record(rid)
+            owner, queue = await self._client.call("HMGET", record, "owner", "queue", timeout_s=_TIMEOUT_S)
+            seen_owner, seen_queue = (owner or b"-").decode(), (queue or b"-").decode()
+            outcome = await scripts.cancel(rid, owner=seen_owner, queue=seen_queue, reason=reason)
+            if outcome != "RETRY":
+                break
+        return outcome
+
+    async def discard(self, keys: Keys, rid: str) -> None:
+        """Takes the result away, now or right after the end. Raises BrokerUnavailableError."""
+        await Scripts(self._client, keys).discard(rid)
+
+
+def _facts(keys: Keys, rid: str, fields: dict[str, str], *, kept: bool) -> Facts:
+    def number(name: str) -> int:
+        return int(fields.get(name, "0"))
+
+    return Facts(
+        rid=rid,
+        keys=keys,
+        state=State(fields["state"]),
+        reason=fields.get("reason", ""),
+        lane=fields.get("lane", ""),
+        queue=fields.get("queue", ""),
+        owner=fields.get("owner", ""),
+        claims=number("claims"),
+        kept=kept,
+        stays=fields.get("stays") == "1",
+        cancel=fields.get("cancel", ""),
+        heard=number("heard"),
+        discarded=fields.get("discarded") == "1",
+        queued_at_ms=number("queued_at_ms"),
+        started_at_ms=number("started_at_ms"),
+        finished_at_ms=number("finished_at_ms"),
+        prompt_tokens=number("prompt_tokens"),
+        completion_tokens=number("completion_tokens"),
+    )

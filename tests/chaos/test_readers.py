@@ -1,0 +1,239 @@
+"""Readers that leave, die with their replica, come back elsewhere, or are slow. Every test proves its fault."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from tests.support.client import Seen, read_line, stream_chat
+from tests.support.stack import Api, Stack, Worker, eventually, metric, running_stack
+
+STREAM: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(timeout=60, limits=limits) as opened:
+        yield opened
+
+
+async def read_some(client: httpx.AsyncClient, api: Api, events: int, tokens: int, **headers: str) -> Seen:
+    """Reads that many events of a new stream and hangs up."""
+    seen = Seen()
+    url, body = f"{api.url}/v1/chat/completions", {**STREAM, "max_tokens": tokens}
+    async with client.stream("POST", url, json=body, headers=headers) as response:
+        seen.rid = response.headers["x-penstock-request"]
+        async for line in response.aiter_lines():
+            read_line(seen, line)
+            if seen.tokens == events:
+                return seen
+    return seen
+
+
+async def resume(client: httpx.AsyncClient, api: Api, seen: Seen) -> None:
+    """Goes on with a stream at another replica until it ends."""
+    url, headers = f"{api.url}/v1/requests/{seen.rid}/events", {"Last-Event-ID": str(seen.ids[-1])}
+    async with client.stream("GET", url, headers=headers) as response:
+        seen.status = response.status_code
+        async for line in response.aiter_lines():
+            read_line(seen, line)
+
+
+def cancelled(worker: Worker) -> float:
+    return metric(f"http://127.0.0.1:{worker.ops_port}/metrics", "penstock_attempts_total", outcome="cancelled")
+
+
+def reason_of(stack: Stack, rid: str) -> bytes | None:
+    with redis.Redis.from_url(stack.redis_url) as server:
+        found = server.hget(f"ps:{{sim.0}}:r:{rid}", "reason")
+    assert found is None or isinstance(found, bytes)
+    return found
+
+
+async def test_when_a_replica_is_killed_another_one_goes_on_with_exactly_the_rest(client: httpx.AsyncClient) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--", "--itl-ms", "20")
+        victim, other = stack.api(), stack.api()
+        streams = [asyncio.create_task(stream_chat(client, victim.url, 150)) for _ in range(32)]
+        await eventually(lambda: worker.metric("penstock_flushed_frames_total") > 32 * 20, 10, "all have seen text")
+        victim.kill()
+        seen: list[Seen] = await asyncio.gather(*streams)
+        assert all(one.broken and one.ids for one in seen), "the kill broke no stream"
+        for one in seen:
+            one.broken = ""
+        await asyncio.gather(*(resume(client, other, one) for one in seen))
+        assert worker.metric("penstock_claims_total") == 32, "something ran twice"
+    for one in seen:
+        one.check(150)
+        assert one.whole
+
+
+async def test_a_client_that_comes_back_in_time_keeps_its_request_alive_and_one_that_does_not_loses_it(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--", "--itl-ms", "20")
+        first, other = (stack.api("--disconnect-grace-s", "1") for _ in range(2))
+        back, gone = await asyncio.gather(*(read_some(client, first, 5, 200) for _ in range(2)))
+        await resume(client, other, back)
+        back.check(200)
+        assert back.whole
+        assert cancelled(worker) == 1
+        assert reason_of(stack, gone.rid) == b"client_gone"
+
+
+async def test_a_request_goes_on_without_its_client_when_it_was_told_so_or_has_a_key(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--orphan-s", "0.5", "--", "--itl-ms", "20")
+        api = stack.api("--disconnect-grace-s", "0.1")
+        told = await read_some(client, api, 5, 100, **{"X-On-Disconnect": "continue"})
+        keyed = await read_some(client, api, 5, 100, **{"Idempotency-Key": "k"})
+        undone = await read_some(client, api, 5, 100, **{"Idempotency-Key": "l", "X-On-Disconnect": "cancel"})
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 10, "all have ended")
+        assert cancelled(worker) == 1
+        assert reason_of(stack, undone.rid) == b"client_gone"
+        for one in (told, keyed):
+            await resume(client, api, one)
+            one.check(100)
+            assert one.whole
+
+
+async def test_what_a_dead_replicas_clients_left_behind_is_stopped_by_the_orphan_timer(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--orphan-s", "2", "--", "--itl-ms", "20")
+        victim, other = stack.api(), stack.api()
+        doomed = [asyncio.create_task(stream_chat(client, victim.url, 5_000)) for _ in range(8)]
+        followed = asyncio.create_task(stream_chat(client, other.url, 400))
+        await eventually(lambda: worker.metric("penstock_flushed_frames_total") > 9 * 30, 10, "all have seen text")
+        victim.kill()
+        killed_s = time.monotonic()
+        lost = await asyncio.gather(*doomed)
+        assert all(one.broken for one in lost)
+        await eventually(lambda: worker.metric("penstock_orphans_stopped_total") == 8, 10, "the orphans are stopped")
+        assert time.monotonic() - killed_s >= 2, "a look must not be enough"
+        seen = await followed
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 5, "the engine is freed")
+        assert {reason_of(stack, one.rid) for one in lost} == {b"orphaned"}, [one.rid for one in lost]
+    seen.check(400)
+    assert seen.whole
+
+
+async def test_a_key_whose_request_lost_its_worker_runs_again_when_it_is_sent_again(client: httpx.AsyncClient) -> None:
+    with running_stack() as stack:
+        victim = stack.worker("--", "--itl-ms", "50")
+        api = stack.api()
+        key = {"Idempotency-Key": "k"}
+        url, body = f"{api.url}/v1/chat/completions", {**STREAM, "max_tokens": 60}
+        broken = asyncio.create_task(client.post(url, json=body, headers=key))
+        await eventually(lambda: victim.metric("penstock_flushed_frames_total") > 5, 10, "text is visible")
+        stack.worker("--max-active", "1")
+        victim.kill()
+        lost = await broken
+        if '"worker_lost"' not in lost.text:  # it was continued elsewhere: then the answer stays bound to the key
+            assert lost.text.endswith("data: [DONE]\n\n")
+            return
+        again = await client.post(url, json=body, headers=key)
+        assert again.headers["idempotency-status"] == "created"
+        assert again.headers["x-penstock-request"] != lost.headers["x-penstock-request"]
+        assert again.text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_key_survives_a_redis_that_comes_back_without_its_data_and_leads_all_its_readers_to_one_answer(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--", "--ttft-ms", "2500")
+        apis = [stack.api(), stack.api()]
+        key = {"Idempotency-Key": "k"}
+        posts = [
+            asyncio.create_task(
+                client.post(f"{apis[n % 2].url}/v1/chat/completions", json={**STREAM, "max_tokens": 9}, headers=key)
+            )
+            for n in range(4)
+        ]
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 10, "it runs")
+        with redis.Redis.from_url(stack.redis_url) as server:
+            await eventually(lambda: server.pubsub_channels("ps:{sim.0}:ch:*"), 5, "somebody follows it")
+            server.flushall()
+        answers = await asyncio.gather(*posts)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text.replace(": queued\n\n", "") for answer in answers}) == 1
+    assert answers[0].text.endswith("data: [DONE]\n\n")
+
+
+# ---- slow readers
+
+SLOW_READERS = int(os.environ.get("PENSTOCK_SLOW_READERS", "200"))
+"""The large drill: PENSTOCK_SLOW_READERS=2000 PENSTOCK_SLOW_SECONDS=300."""
+SLOW_SECONDS = float(os.environ.get("PENSTOCK_SLOW_SECONDS", "10"))
+_TOKENS = 4_000
+_MOST_KIB_PER_READER = 128
+_RECEIVE_BUFFER_BYTES = 4_096
+
+
+def rss_kib(process: Api) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+class SlowReader:
+    """Reads one byte a second."""
+
+    def __init__(self, port: int, rid: str) -> None:
+        self.read = 0
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.sendall(f"GET /v1/requests/{rid}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        self.socket.setblocking(False)
+
+    def sip(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.read += len(self.socket.recv(1))
+
+
+async def test_readers_of_a_byte_a_second_cost_a_bounded_memory_each_and_slow_down_nobody(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        stack.worker("--", "--itl-ms", "0", "--slots", "512")
+        stack.worker("--model", "paced", "--", "--itl-ms", "20")
+        api = stack.api()
+        whole = await stream_chat(client, api.url, _TOKENS, model="sim")
+        assert whole.whole
+        answer_kib = whole.ids[-1] / 1024
+        assert answer_kib > 3 * _MOST_KIB_PER_READER, "an answer that is kept whole must show"
+        before_kib = rss_kib(api)
+        readers = [SlowReader(api.port, whole.rid) for _ in range(SLOW_READERS)]
+        end_s, most_kib, fast = time.monotonic() + SLOW_SECONDS, 0, []
+        while time.monotonic() < end_s:
+            for reader in readers:
+                reader.sip()
+            most_kib = max(most_kib, rss_kib(api))
+            fast.append(await stream_chat(client, api.url, 40, model="paced"))
+        assert metric(f"{api.url}/metrics", "penstock_streams_open") == SLOW_READERS
+        for reader in readers:
+            assert reader.read > 0
+            reader.socket.close()
+    per_reader_kib = (most_kib - before_kib) / SLOW_READERS
+    print(f"{SLOW_READERS} slow readers of {answer_kib:.0f} KiB: {per_reader_kib:.0f} KiB each")  # noqa: T201
+    assert per_reader_kib < _MOST_KIB_PER_READER, f"{per_reader_kib:.0f} KiB for each slow reader"
+    for one in fast:
+        one.check(40)
+        assert one.whole
+        assert one.longest_pause_s < 1
