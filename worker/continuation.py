@@ -210,7 +210,7 @@ class Resumption:
             self.diverged("what the engine sends cannot be compared")
             return False
         if not rendered:
-            self.diverged(f"the engine says something else than was delivered: {event[:200]!r}")
+            self.diverged("the engine says something else than was delivered")
         return rendered
 
     def ended(self) -> None:

@@ -148,6 +148,23 @@ async def test_a_terminated_worker_drains_and_its_clients_notice_nothing(client:
         assert one.whole, one
 
 
+async def test_a_stream_whose_workers_die_one_after_the_other_is_still_one_text(client: httpx.AsyncClient) -> None:
+    with running_stack() as stack:
+        stack.worker("--", "--itl-ms", "50")
+        api = stack.api()
+        streams = [asyncio.create_task(stream_chat(client, api.url, 600)) for _ in range(8)]
+        for _ in range(2):
+            victim = stack.workers[-1]
+            await eventually(lambda: victim.metric("penstock_flushed_frames_total") >= 20, 15, "it shows text")  # noqa: B023 - awaited in its own round
+            stack.worker("--", "--itl-ms", "20")
+            victim.kill()
+        seen = await asyncio.gather(*streams)
+        assert stack.workers[2].metric("penstock_resumes_total") == 8
+    for one in seen:
+        assert one.whole, one
+        one.check(600)
+
+
 async def test_what_a_draining_worker_cannot_finish_goes_on_elsewhere_and_is_no_kill(client: httpx.AsyncClient) -> None:
     with running_stack() as stack:
         first = stack.worker("--drain-s", "0.5", "--", "--itl-ms", "50")

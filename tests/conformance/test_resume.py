@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import re
@@ -235,3 +236,21 @@ async def test_reasoning_words_and_a_tool_call_of_a_script(vllm: Engine, kind: s
     assert expected[0, "call", 0, "name"] == "look"
     assert json.loads(expected[0, "call", 0, "arguments"]) == {"at": "the queue"}
     assert expected[0, "finish_reason"] == ["tool_calls"]
+
+
+async def test_many_at_once(vllm: Engine, kind: str) -> None:
+    if kind != "scripted":
+        pytest.skip("only the scripted model says the same in any batch")
+    bodies = [
+        (CHAT, asking(CHAT, max_tokens=60, tools=[LOOK])),
+        (CHAT, asking(CHAT, max_tokens=60, seed=3, return_token_ids=True)),
+        (COMPLETIONS, asking(COMPLETIONS, max_tokens=60, stop=["never said by anybody"])),
+        (COMPLETIONS, asking(COMPLETIONS, max_tokens=60, logprobs=1)),
+    ]
+    wholes = await asyncio.gather(*(unbroken(vllm, path, body) for path, body in bodies))
+    for whole, (path, body) in zip(wholes, bodies, strict=True):
+        cuts = whole.cuts[::3]
+        resumed = await asyncio.gather(*(Resumed(vllm, path, body, cut).to_end() for cut in cuts))
+        for one, cut in zip(resumed, cuts, strict=True):
+            assert not one.lost
+            assert said(cut.data + one.sent) == said(whole.body)

@@ -83,7 +83,7 @@ def read_tokens(text: bytes, lineage: Lineage, *whose: object) -> int:
         require(one, "two generations in one answer:", *whose, text)
         before = attempt
         count += 1
-    require(len(_TOKEN.sub(b"", text)) == 0, "broken text in", *whose, text)
+    require(not _TOKEN.sub(b"", text).strip(), "broken text in", *whose, text)
     return count
 
 

@@ -21,6 +21,8 @@ _OPENING = Meta(status=200, headers=[("content-type", "text/plain")])
 _UNCLAIMED = 0.1
 _SKIPPED = 0.2
 _NOT_CONTINUABLE = 0.1
+_ALIGNED_BYTES = 64
+"""Frames end at multiples of this, so that after a rollback another attempt often writes where a client has read on."""
 _ENDS = {"cancel": (State.CANCELLED, "cancelled"), "expire": (State.EXPIRED, "deadline")}
 
 
@@ -45,9 +47,13 @@ class Running:
         kind = flag | (END if end else DELTA)
         meta = _both(opening, end) if opening and end else end or opening
         ids = list(range(self.tokens, self.tokens + count))
-        frame = Frame(kind, self.attempt, self.tokens, ids, 0, meta, text_of(self.attempt, self.tokens, count))
+        text = text_of(self.attempt, self.tokens, count)
+        frame = encode(Frame(kind, self.attempt, self.tokens, ids, 0, meta, text))
+        while text and (missing := -(self.log_len + len(frame)) % _ALIGNED_BYTES):
+            text += b" " * missing
+            frame = encode(Frame(kind, self.attempt, self.tokens, ids, 0, meta, text))
         self.tokens += count
-        return encode(frame)
+        return frame
 
 
 def _both(opening: Meta, end: Meta) -> Meta:
