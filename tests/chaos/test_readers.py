@@ -181,8 +181,11 @@ async def test_a_key_survives_a_redis_that_comes_back_without_its_data_and_leads
 SLOW_READERS = int(os.environ.get("PENSTOCK_SLOW_READERS", "200"))
 """The large drill: PENSTOCK_SLOW_READERS=2000 PENSTOCK_SLOW_SECONDS=300."""
 SLOW_SECONDS = float(os.environ.get("PENSTOCK_SLOW_SECONDS", "10"))
-_TOKENS = 4_000
-_MOST_KIB_PER_READER = 128
+_TOKENS = 8_000
+_MOST_KIB_PER_READER = 512
+"""Measured: 170 to 460, of which about 200 are buffers: the transport's, a piece between, what is pending."""
+_MOST_GROWTH_KIB = 32
+"""By which a reader may grow from the second third of the time to the last."""
 _RECEIVE_BUFFER_BYTES = 4_096
 
 
@@ -217,22 +220,25 @@ async def test_readers_of_a_byte_a_second_cost_a_bounded_memory_each_and_slow_do
         whole = await stream_chat(client, api.url, _TOKENS, model="sim")
         assert whole.whole
         answer_kib = whole.ids[-1] / 1024
-        assert answer_kib > 3 * _MOST_KIB_PER_READER, "an answer that is kept whole must show"
+        assert answer_kib > 2 * _MOST_KIB_PER_READER, "an answer that is kept whole must show"
         before_kib = rss_kib(api)
         readers = [SlowReader(api.port, whole.rid) for _ in range(SLOW_READERS)]
-        end_s, most_kib, fast = time.monotonic() + SLOW_SECONDS, 0, []
-        while time.monotonic() < end_s:
-            for reader in readers:
-                reader.sip()
-            most_kib = max(most_kib, rss_kib(api))
-            fast.append(await stream_chat(client, api.url, 40, model="paced"))
+        most_kib, fast = [0, 0, 0], []
+        for third in range(3):
+            end_s = time.monotonic() + SLOW_SECONDS / 3
+            while time.monotonic() < end_s:
+                for reader in readers:
+                    reader.sip()
+                fast.append(await stream_chat(client, api.url, 40, model="paced"))
+                most_kib[third] = max(most_kib[third], rss_kib(api))
         assert metric(f"{api.url}/metrics", "penstock_streams_open") == SLOW_READERS
         for reader in readers:
             assert reader.read > 0
             reader.socket.close()
-    per_reader_kib = (most_kib - before_kib) / SLOW_READERS
+    per_reader_kib = (max(most_kib) - before_kib) / SLOW_READERS
     print(f"{SLOW_READERS} slow readers of {answer_kib:.0f} KiB: {per_reader_kib:.0f} KiB each")  # noqa: T201
     assert per_reader_kib < _MOST_KIB_PER_READER, f"{per_reader_kib:.0f} KiB for each slow reader"
+    assert most_kib[2] - most_kib[1] < _MOST_GROWTH_KIB * SLOW_READERS, f"it grows: {most_kib}"
     for one in fast:
         one.check(40)
         assert one.whole

@@ -75,7 +75,7 @@ async def test_the_check_finds_a_broken_script(server: Server, patches: tuple[Pa
 
 
 async def test_the_fence_alone_holds_off_zombies_whose_markers_are_gone(server: Server) -> None:
-    happened = [await check(server.url, Plan(seed, OPS, patches=(MARKER_IGNORED,))) for seed in range(1, 4)]
+    happened = [await check(server.url, Plan(seed, OPS, patches=(MARKER_IGNORED,))) for seed in range(1, 11)]
     assert sum(counts["attempt fenced"] for counts in happened) > 3
 
 
