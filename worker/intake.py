@@ -70,6 +70,7 @@ class Intake:
         self._engine = engine
         self._attempts = attempts
         self._identity = identity
+        self._asked_as = identity.wid
         self._slots = slots
         self._queue_of = {keys.queue(queue.name).encode(): queue.name for queue in QUEUES}
         self._room = asyncio.Event()
@@ -96,7 +97,7 @@ class Intake:
             try:
                 await self._turn()
             except FencedError:
-                self._identity.condemned(self._identity.wid)
+                self._identity.condemned(self._asked_as)  # which the beat may have replaced meanwhile
             except BrokerUnavailableError as error:
                 log.warning("intake: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE_S)
@@ -120,7 +121,7 @@ class Intake:
             self._backlog = True
             await asyncio.sleep(_SATURATED_PAUSE_S)
             return
-        wid = self._identity.wid
+        wid = self._asked_as = self._identity.wid
         entries = await self._sweep(wid)
         if not entries and self._backlog:
             if self._claiming:  # one bite after the other: other workers want their share of a burst

@@ -73,7 +73,7 @@ class Soak:
             (1, self._put_to_sleep),
             (2, self._kill_subscribers),
             (1, self._flush_scripts),
-            (1, self._restart_redis),
+            (2, self._restart_redis),
         ]
         low, high = self._options.every_s
         while True:
@@ -187,6 +187,14 @@ def _answers(url: str) -> bool:
         return False
 
 
+def _page(figures: dict[str, object], options: argparse.Namespace) -> str:
+    """The figures as Markdown."""
+    processes = f"{options.workers} workers, {options.apis} replicas, {options.clients} clients at once"
+    told = f"`make soak`: {options.requests} requests, {processes}, seed {options.seed}"
+    rows = [f"| {name} | {value} |" for name, value in figures.items()]
+    return "\n".join(["# Soak", "", f"{told}.", "", "| | |", "|---|---|", *rows, ""])
+
+
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description="soak under random faults")
@@ -197,13 +205,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every-s", type=float, nargs=2, default=(4.0, 12.0), help="seconds between faults")
     parser.add_argument("--kept", action="store_true", help="records must be there at the end (short soaks only)")
-    parser.add_argument("--report", type=Path, help="file for the figures")
+    parser.add_argument("--report", type=Path, help="Markdown file for the figures")
     options = parser.parse_args()
     figures = asyncio.run(soak(options))
     lines = [f"{name:28} {value}" for name, value in figures.items()]
     print("\n".join(lines))  # noqa: T201 - this is a program
     if options.report:
-        options.report.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        options.report.write_text(_page(figures, options), encoding="utf-8")
     return 0
 
 

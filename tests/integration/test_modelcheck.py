@@ -34,7 +34,7 @@ def seeds_of(server: Server, count: int) -> range:
 
 
 async def test_one_terminal_and_one_text_whatever_dies_while_the_server_keeps_its_data(server: Server) -> None:
-    happened = [await check(server.url, Plan(seed, OPS)) for seed in seeds_of(server, 5)]
+    happened = [await check(server.url, Plan(seed, OPS)) for seed in seeds_of(server, 8)]
     for fault in PLAIN_FAULTS:
         assert any(counts[fault] for counts in happened), f"no run had: {fault}"
 

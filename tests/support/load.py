@@ -88,7 +88,8 @@ async def _exchange(seen: Seen, wanted: Ask, turn: int, method: str, path: str, 
         writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
         await _answer(seen, reader, method)
     except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-        seen.broken = repr(error)
+        if not seen.done and not seen.errors:
+            seen.broken = repr(error)
     finally:
         writer.transport.abort()
         with contextlib.suppress(OSError):
@@ -114,8 +115,6 @@ async def _answer(seen: Seen, reader: asyncio.StreamReader, method: str) -> None
             pieces = [rest]
             for line in lines:
                 read_line(seen, line.decode())
-            if seen.done or seen.errors:
-                return
     if not events:
         _whole(seen, status, b"".join(pieces))
     elif not seen.done and not seen.errors:

@@ -87,12 +87,13 @@ class Run:
             (2, self._expire),
             (1, self._hand_back),
             (1.5, self._look),
-            (4, self._release),
-            (3, self._redrive),
             (1, self._discard),
             (0.3, replica.renewed),
         ]
+        if not plan.faults:
+            weighted += [(4, self._release), (3, self._redrive)]
         if plan.faults:
+            weighted += [(1, self._release)]
             weighted += [(0.5, lambda: self._one().reconcile()), (1.0, world.take_snapshot)]
             weighted += [(0.8, self._roll_back), (0.1, self._flush)]
         self._weights = [weight for weight, _ in weighted]
@@ -107,7 +108,7 @@ class Run:
         world, rnd = self._world, self._world.rnd
         rid = f"q{self._admitted}"
         self._admitted += 1
-        if rnd.random() < _POISON:
+        if not self._plan.faults and rnd.random() < _POISON:
             world.poison.add(rid)
         key = rnd.choice(["", f"key{rnd.randrange(150)}"])
         deadline_ms = await world.now_ms() + rnd.choices([_SOON_MS, _LATE_MS], [1, 5])[0]
