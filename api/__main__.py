@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.observe import Outermost
@@ -16,6 +18,8 @@ from shared.process import tune_collector
 from shared.settings import read_settings
 from shared.telemetry import setup_logging
 
+_AFTER_DRAIN_S = 5
+"""What streams that were sent away get to close before they are cut."""
 _UNSENT_BYTES = 65_536
 """Bytes that the kernel takes for a connection beyond what is on its way."""
 
@@ -37,19 +41,40 @@ def main(argv: list[str]) -> int:
         )
         return 1
     tune_collector()
+    app = create_app(settings)
     config = uvicorn.Config(
-        Outermost(create_app(settings), completions.DIRECT),
+        Outermost(app, completions.DIRECT),
         loop="uvloop",
         http="httptools",
         ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_s),
+        timeout_graceful_shutdown=int(settings.drain_s) + _AFTER_DRAIN_S,
         backlog=4096,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config, app).run(sockets=[listener])
     return 0
+
+
+class _Server(uvicorn.Server):
+    """Tells the application that it is to stop; uvicorn itself only closes what nobody uses and waits."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn.Server. Called for each signal; a second one ends the wait.
+
+        The signal is not kept: uvicorn would raise it again at the end, and a replica that has drained exits with 0.
+        """
+        del sig, frame
+        drain = getattr(self._app.state, "drain", None)
+        if drain is not None:
+            drain.begin()
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 
 from api.catalog import Catalog
 from api.idempotency import PLAIN, RETRY_TTL_S, Place, Status, Terms, place
-from api.relay import Relay, RelayWatch
+from api.relay import Relay
 from api.requests import Facts, Requests
 from api.schemas import ValidRequest
 from api.settings import ApiSettings
 from api.shape import Shape
+from api.watch import RelayWatch
 from shared import errors
 from shared.channels import Channels
 from shared.errors import BrokerUnavailableError
@@ -89,7 +90,7 @@ class Door:
         """
         accepted_at_s = time.monotonic()
         if self.draining:
-            raise errors.broker_unavailable()
+            raise errors.replica_stopping()
         model, pool = await self._catalog.pool_of(valid.model)
         if not pool.workers and not terms.joins:
             raise errors.no_capacity(model, _RETRY_AFTER_COLD_S)
@@ -169,9 +170,10 @@ class Door:
         worker's orphan timer ends the request.
         """
         self._watch.remove(ticket.relay)
-        self._channels.unsubscribe(ticket.keys.channel(ticket.rid), ticket.relay)
+        going_on = ticket.relay.end is None
+        self._channels.unsubscribe(ticket.keys.channel(ticket.rid), ticket.relay, at_once=going_on)
         STREAMS_OPEN.dec()
-        if ticket.relay.end is None and not ticket.stays and not self.draining:
+        if going_on and not ticket.stays and not self.draining:
             asyncio.get_running_loop().call_later(
                 self._settings.disconnect_grace_s, self._grace_over, ticket.keys, ticket.rid
             )

@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 from api import problems
 from api.admission import Door
 from api.catalog import Catalog
-from api.relay import RelayWatch
+from api.drain import Drain
 from api.requests import Requests
 from api.routes import admin, completions, models, ops
 from api.routes import requests as request_routes
 from api.settings import ApiSettings
+from api.watch import RelayWatch
 from shared.channels import Channels
 from shared.clock import SystemClock
 from shared.connection import connect
@@ -47,6 +48,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
         app.state.door = Door(settings, client, requests, channels, catalog, watch)
+        app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
         try:
             for service in (client, channels, watch, Reaper(control, settings.prefix)):

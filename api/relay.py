@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from shared.errors import BrokerUnavailableError, broker_unavailable, history_lost
+from shared.errors import BrokerUnavailableError, broker_unavailable, history_lost, replica_stopping
 from shared.frames import LogSlice, read_log
 from shared.hot import HotClient
 from shared.keys import Keys
@@ -57,6 +57,7 @@ class Relay:
         "_silent_ticks",
         "_visible",
         "_waiter",
+        "comment_now",
         "cursor",
         "end",
         "gone",
@@ -64,6 +65,7 @@ class Relay:
         "heartbeat",
         "heartbeat_ticks",
         "hung_up",
+        "moved",
         "rid",
         "send_now",
     )
@@ -95,10 +97,14 @@ class Relay:
         self._waiter: asyncio.Future[None] | None = None
         self.send_now: Callable[[bytes], bool] | None = None
         """Sends bytes to the client without waiting, or returns False and sends nothing. Hot path: no task wakes."""
+        self.comment_now: Callable[[bytes], bool] | None = None
+        """As `send_now`, for what is no part of the answer."""
         self.hung_up: Callable[[], bool] | None = None
         """Whether the client has hung up; asked with every tick."""
         self.gone = False
         """The client was found to have hung up."""
+        self.moved = False
+        """The replica stops: the client shall go on elsewhere."""
         self.heartbeat_ticks = 0
         """Ticks without a byte after which a client that waits gets a comment; 0: never."""
         self.heartbeat = False
@@ -137,8 +143,10 @@ class Relay:
         self._idle_ticks += 1
         if self.heartbeat_ticks and self._idle_ticks >= self.heartbeat_ticks:
             self._idle_ticks = 0
-            self.heartbeat = True
-            self._wake()
+            # sent from here, since the client's task may be waiting for a Redis that is away
+            if self.comment_now is None or not self.comment_now(HEARTBEAT):
+                self.heartbeat = True
+                self._wake()
         self._silent_ticks += 1
         if self._silent_ticks >= (_SILENT_TICKS_RUNNING if self.head else _SILENT_TICKS_QUEUED):
             self._silent_ticks = 0
@@ -221,22 +229,29 @@ class Relay:
     # ---- what the client's task calls
 
     async def opened(self, timeout_s: float | None) -> bool:
-        """Waits until the answer's head is known or the request has ended; False after `timeout_s`.
+        """Waits until the answer's head is known or the relay is over; False after `timeout_s`.
 
-        Raises RequestError when Redis stays away or has lost the request.
+        Raises RequestError when Redis stays away or has lost the request, or the replica stops.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while self.head is None and self.end is None:
+                while self.head is None and not self.over:
                     await self.advance()
         except TimeoutError:
             return False
+        if self.moved and self.head is None:
+            raise replica_stopping()
         return True
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to hand out: the request has ended, or the client is gone."""
-        return self.gone or (self.end is not None and not self._pending)
+        """Whether there is nothing more to hand out: the request has ended, the client is gone or is sent away."""
+        return self.gone or self.moved or (self.end is not None and not self._pending)
+
+    def send_away(self) -> None:
+        """Ends the relay before its request ends."""
+        self.moved = True
+        self._wake()
 
     @property
     def first_bytes(self) -> bytes:
@@ -273,6 +288,8 @@ class Relay:
                 return b"".join(pieces)
             if self.gone:
                 return None
+            if self.moved:
+                raise replica_stopping()
             if not self._pending:
                 await self.advance()
 
@@ -331,36 +348,3 @@ def with_cursors(data: bytes, end: int) -> bytes:
         offset += len(event) + 2
         out.append(b"id: %d\n%b\n\n" % (offset, event))
     return b"".join(out)
-
-
-class RelayWatch:
-    """Wakes relays that have heard nothing for a while. A service: see `services.py`."""
-
-    name = "relay-watch"
-
-    def __init__(self) -> None:
-        self._relays: set[Relay] = set()
-        self._some = asyncio.Event()
-
-    def add(self, relay: Relay) -> None:
-        """Watches a relay."""
-        self._relays.add(relay)
-        self._some.set()
-
-    def remove(self, relay: Relay) -> None:
-        """Stops watching; safe to call twice."""
-        self._relays.discard(relay)
-        if not self._relays:
-            self._some.clear()
-
-    def __len__(self) -> int:
-        return len(self._relays)
-
-    async def run(self, started: asyncio.Event) -> None:
-        """Works until cancelled; sleeps while no stream is open."""
-        started.set()
-        while True:
-            await self._some.wait()
-            await asyncio.sleep(TICK_S)
-            for relay in tuple(self._relays):
-                relay.tick()

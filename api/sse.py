@@ -23,7 +23,7 @@ from api.admission import Door, Ticket
 from api.observe import DIRECT_SEND
 from api.relay import HEARTBEAT, TICK_S, Relay, is_event_stream
 from api.settings import ApiSettings
-from api.transport import hang_up_watch, socket_writer
+from api.transport import hang_up, hang_up_watch, socket_writer
 from shared.errors import RequestError
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT, child
 from shared.wire import Meta
@@ -37,6 +37,7 @@ _STREAM_HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx would collect events into buffers
 ]
 _JSON_TYPE = "application/json"
+_MOVED = b": this replica stops; go on at any other one, with Last-Event-ID\nretry: 200\n\n"
 _BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
@@ -104,7 +105,7 @@ class EventStream(Response):
             else:
                 await self._short(send, direct, hung_up)
         finally:  # a generator that was never started runs no `finally` of its own
-            self._relay.send_now = None
+            self._relay.send_now = self._relay.comment_now = None
             self._over()
 
     async def _short(self, send: Send, direct: Send, hung_up: Callable[[], bool]) -> None:
@@ -112,12 +113,16 @@ class EventStream(Response):
         relay = self._relay
         relay.heartbeat_ticks = max(1, round(self._settings.heartbeat_s / TICK_S))
         relay.hung_up = hung_up
+        relay.comment_now = socket_writer(direct)
         if self._direct:
-            relay.send_now = socket_writer(direct)
+            relay.send_now = relay.comment_now
         async with contextlib.aclosing(self._pieces) as pieces:
             async for piece in pieces:
                 await direct({"type": "http.response.body", "body": piece, "more_body": True})
-        await direct({"type": "http.response.body", "body": b"", "more_body": False})
+        if relay.moved and relay.end is None:
+            await hang_up(direct)
+        else:
+            await direct({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _by_sse_starlette(self) -> EventSourceResponse:
         own = {b"content-type", b"cache-control", b"x-accel-buffering"}  # it sets these itself
@@ -145,9 +150,12 @@ class Answer:
     async def response(self, request: Request) -> Response:
         """The response; for a stream, once its head is known or has been waited for long enough."""
         relay = self._ticket.relay
+        relay.hung_up = hang_up_watch(request.scope.get(DIRECT_SEND))
         try:
-            if self._stream:  # a client that hangs up meanwhile is noticed once the stream is open
+            if self._stream:
                 opened = await relay.opened(self._settings.header_hold_s)
+                if relay.gone:
+                    return self._unheard()
                 if not opened or (relay.head is not None and self._as_events(relay.head)):
                     return self._events_or_refusal()
             return await self._whole(request)
@@ -201,6 +209,9 @@ class Answer:
                         relay.heartbeat = False
                         yield HEARTBEAT
                     await relay.advance()
+            if relay.moved and relay.end is None:
+                outcome = "moved"
+                yield _MOVED
             if (end := relay.end) is not None:
                 outcome = end.state
                 if last := self._last_event(end):
@@ -219,11 +230,9 @@ class Answer:
 
     async def _whole(self, request: Request) -> Response:
         relay = self._ticket.relay
-        relay.hung_up = hang_up_watch(request.scope.get(DIRECT_SEND))
         body = await (_unless_gone(request, relay.rest()) if relay.hung_up is None else relay.rest())
         if body is None:
-            self._leave("client_gone")
-            return Response(status_code=499)
+            return self._unheard()
         self._observe_first()
         end, head = relay.end, relay.head
         if end is not None and (end.state != "succeeded" or head is None):
@@ -240,6 +249,10 @@ class Answer:
         if self._ticket.shape is not None:
             kind = _JSON_TYPE
         return Response(body, head.status, _as_text([*_engine_headers(head), *ours]), kind)
+
+    def _unheard(self) -> Response:
+        self._leave("client_gone")
+        return Response(status_code=499)
 
     def _observe_first(self) -> None:
         ticket = self._ticket

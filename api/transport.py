@@ -8,10 +8,14 @@ no short way and events take the ordinary one; `tests/integration/test_transport
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 
 from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+_FLUSH_S = 1.0
 
 
 def hang_up_watch(send: Send | None) -> Callable[[], bool] | None:
@@ -23,6 +27,24 @@ def hang_up_watch(send: Send | None) -> Callable[[], bool] | None:
     if type(cycle) is not RequestResponseCycle or cycle.scope["method"] == "HEAD":
         return None
     return lambda: bool(cycle.disconnected)
+
+
+async def hang_up(send: Send) -> None:
+    """Closes the connection behind what has been sent, without the body's regular end.
+
+    So the client knows that the body is cut, instead of taking it for whole. `send` is the server's own; with another
+    server nothing is closed here.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or cycle.disconnected:
+        return
+    cycle.transport.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FLUSH_S):
+            while not cycle.disconnected:
+                cycle.message_event.clear()
+                await cycle.message_event.wait()
+    cycle.transport.abort()
 
 
 def socket_writer(send: Send) -> Callable[[bytes], bool] | None:

@@ -91,14 +91,16 @@ class Channels:
             msg = "the subscription was not confirmed in time"
             raise BrokerUnavailableError(msg) from None
 
-    def unsubscribe(self, channel: str, listener: Listener) -> None:
-        """Stops following. Safe to call twice."""
+    def unsubscribe(self, channel: str, listener: Listener, *, at_once: bool = False) -> None:
+        """Stops following. Safe to call twice. `at_once`: it matters to others that nobody listens here any more."""
         key = channel.encode()
         listeners = self._listeners.get(key)
         if listeners is None or listener not in listeners:
             return
         listeners.remove(listener)
-        if not listeners:
+        if not listeners and at_once:
+            self._forget([key])
+        elif not listeners:
             if not self._deserted:
                 asyncio.get_running_loop().call_later(_LINGER_S, self._leave)
             self._deserted.append(key)
@@ -106,12 +108,14 @@ class Channels:
     def _leave(self) -> None:
         """Leaves the channels that nobody has come back to."""
         deserted, self._deserted = self._deserted, []
-        left = [key for key in dict.fromkeys(deserted) if not self._listeners.get(key, True)]
-        for key in left:
+        self._forget([key for key in dict.fromkeys(deserted) if not self._listeners.get(key, True)])
+
+    def _forget(self, keys: list[bytes]) -> None:
+        for key in keys:
             del self._listeners[key]
             self._unconfirmed.pop(key, None)
-        if left:
-            self._client.send("UNSUBSCRIBE", *left)
+        if keys:
+            self._client.send("UNSUBSCRIBE", *keys)
 
     def _on_reply(self, reply: list[Any]) -> None:
         kind = reply[0]

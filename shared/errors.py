@@ -148,8 +148,14 @@ def no_capacity(model: str, retry_after_s: float) -> RequestError:
 
 
 def broker_unavailable() -> RequestError:
-    """503: Redis cannot be reached, or this replica is draining."""
+    """503: Redis cannot be reached."""
     message = "The request broker cannot be reached right now. Retry in a moment."
+    return RequestError(503, "broker_unavailable", message, retry_after_s=1, should_retry=True)
+
+
+def replica_stopping() -> RequestError:
+    """503: this replica is draining; any other one answers for the same request."""
+    message = "This replica is stopping. Retry: another one will answer."
     return RequestError(503, "broker_unavailable", message, retry_after_s=1, should_retry=True)
 
 

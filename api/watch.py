@@ -1,0 +1,49 @@
+"""The relays of a replica: woken when they have heard nothing for a while, and sent away when the replica stops."""
+
+from __future__ import annotations
+
+import asyncio
+
+from api.relay import TICK_S, Relay
+
+
+class RelayWatch:
+    """Wakes relays that have heard nothing for a while. A service: see `services.py`."""
+
+    name = "relay-watch"
+
+    def __init__(self) -> None:
+        self._relays: set[Relay] = set()
+        self._some = asyncio.Event()
+        self._closed = False
+
+    def add(self, relay: Relay) -> None:
+        """Watches a relay."""
+        self._relays.add(relay)
+        self._some.set()
+        if self._closed:
+            relay.send_away()
+
+    def remove(self, relay: Relay) -> None:
+        """Stops watching; safe to call twice."""
+        self._relays.discard(relay)
+        if not self._relays:
+            self._some.clear()
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Works until cancelled; sleeps while no stream is open."""
+        started.set()
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(TICK_S)
+            for relay in tuple(self._relays):
+                relay.tick()
+
+    def send_away(self) -> None:
+        """Ends every relay: its client shall go on at another replica. Those that come later are ended, too."""
+        self._closed = True
+        for relay in tuple(self._relays):
+            relay.send_away()
