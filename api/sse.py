@@ -23,6 +23,7 @@ from api.admission import Door, Ticket
 from api.observe import DIRECT_SEND
 from api.relay import HEARTBEAT, TICK_S, Relay, is_event_stream
 from api.settings import ApiSettings
+from api.shape import Shape
 from api.transport import hang_up, hang_up_watch, socket_writer
 from shared.errors import RequestError
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT, child
@@ -198,10 +199,15 @@ class Answer:
         relay, shape = self._ticket.relay, self._ticket.shape
         outcome = "client_gone"
         try:
-            if relay.head is None and relay.end is None:
+            late = relay.head is None and relay.end is None
+            if late:
                 yield b": queued\n\n"
             while not relay.over:
                 piece = relay.take()
+                if late and piece and relay.head is not None:
+                    late = False
+                    self._late_head(relay.head, piece)
+                    shape = self._ticket.shape
                 if shaped := piece if shape is None else shape.piece(piece):
                     yield shaped
                 if not piece and not relay.over:
@@ -221,6 +227,15 @@ class Answer:
             yield problems.event(error)
         finally:
             self._leave(outcome)
+
+    def _late_head(self, head: Meta, first: bytes) -> None:
+        """The answer begins after its stream was opened. Raises RequestError when all it says is an error."""
+        if (refusal := problems.of_first_event(first)) is not None:
+            raise refusal
+        if is_event_stream(head):
+            self._observe_first()
+        elif self._ticket.shape is None:
+            self._ticket.shape = Shape(self._ticket.relay, stream=True)
 
     def _last_event(self, end: Meta) -> bytes:
         """What follows the answer's own events."""

@@ -6,7 +6,7 @@ from shared.hot import HotClient
 from shared.keys import Keys
 from shared.scripts import Entry, Scripts
 from tests.support.polling import eventually, serving
-from worker.attempt import Attempts
+from worker.attempts import Attempts
 from worker.engines import sim
 from worker.identity import Identity
 from worker.intake import Intake
