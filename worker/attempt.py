@@ -37,7 +37,8 @@ from shared.wire import Meta, Request, Usage, decode_request
 from worker.continuation import History, Resumption, policy_for
 from worker.engines.base import Engine, Policy, current_journal
 from worker.identity import Identity
-from worker.publisher import Outgoing, Publisher
+from worker.outgoing import Outgoing
+from worker.publisher import Publisher
 from worker.stall import Progress
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Attempt:
         self._out: Outgoing = publisher.open(
             claim.rid,
             claim.attempt,
-            log_len=len(claim.claimed.log),
+            claim.claimed,
             priority=ENGINE_PRIORITY.get(request.lane, 0),
             on_refused=self._refused,
         )
@@ -118,6 +119,11 @@ class Attempt:
         self._gone.set()
         if self._task is not None:
             self._task.cancel()
+
+    def reclaim(self) -> None:
+        """Redis does not know that this runs here: it is told, if the engine still works on it."""
+        if self.in_engine and self._stop is None:
+            self._publisher.reclaim(self._out)
 
     def _refused(self, log_len: int) -> None:
         self.stop(Stop.FENCED if log_len < 0 else Stop.HAND_BACK)
@@ -241,7 +247,7 @@ class Attempt:
         if self._engine.failure() is not None:
             stop = Stop.ENGINE_FAILED
         if stop in {Stop.FENCED, Stop.ENGINE_FAILED, Stop.HAND_BACK}:
-            self._publisher.forget(self._out)
+            await self._publisher.forget(self._out)
         if stop is Stop.FENCED or stop is Stop.ENGINE_FAILED:
             return stop.name.lower()
         if stop is Stop.HAND_BACK:
@@ -304,6 +310,10 @@ class Attempts:
     def owned(self) -> set[tuple[str, str]]:
         """Request and attempt id of everything that runs here, or is being ended here."""
         return {(claim.rid, claim.attempt) for claim in self._tasks.values()}
+
+    def in_engine(self) -> dict[tuple[str, str], Attempt]:
+        """What the engine works on, by request and attempt id."""
+        return {(one.rid, one.attempt_id): one for one in self._running.values() if one.in_engine}
 
     def leaving_with_client(self) -> list[tuple[str, str]]:
         """Request and attempt id of what runs here and ends when nobody follows it."""
@@ -370,9 +380,7 @@ class Attempts:
                 del self._running[attempt.rid]
 
     async def _refuse(self, claim: Claim, reason: str, message: str) -> None:
-        out = self._publisher.open(
-            claim.rid, claim.attempt, log_len=len(claim.claimed.log), priority=0, on_refused=lambda _: None
-        )
+        out = self._publisher.open(claim.rid, claim.attempt, claim.claimed, priority=0, on_refused=lambda _: None)
         await self._publisher.finish(out, Meta(state=State.FAILED, reason=reason, message=message))
 
     def on_box(self, messages: list[bytes]) -> None:

@@ -95,6 +95,7 @@ class Run:
         if plan.faults:
             weighted += [(1, self._release)]
             weighted += [(0.5, lambda: self._one().reconcile()), (1.0, world.take_snapshot)]
+            weighted += [(4, lambda: self._one().step_double())]
             weighted += [(0.8, self._roll_back), (0.1, self._flush)]
         self._weights = [weight for weight, _ in weighted]
         self._ops = [op for _, op in weighted]
@@ -304,7 +305,7 @@ class Run:
         await worker.present()
         if self._plan.faults:
             await worker.reconcile()
-        for work in (worker.sweep, worker.pull, worker.claim, worker.step):
+        for work in (worker.sweep, worker.pull, worker.claim, worker.step, worker.step_double):
             await work()
         for rid in list(worker.running):
             if rid in worker.running and not worker.poisoned:
