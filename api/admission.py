@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from api.catalog import Catalog
@@ -106,7 +107,7 @@ class Door:
         async def readmit() -> None:
             await self._join(ticket, valid, await self._place(pool, admission, model, terms))
 
-        relay = Relay(self._client, pool.keys, rid, grace_s=self._settings.redis_grace_s, readmit=readmit)
+        relay = self._relay(pool.keys, rid, readmit)
         ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s)
         try:
             # Both at once. A confirmation that comes after the admission may have missed a frame: the log has it.
@@ -150,11 +151,12 @@ class Door:
 
     def reader(self, keys: Keys, rid: str) -> Relay:
         """A relay for a request that was admitted before; it never admits it again."""
+        return self._relay(keys, rid, None)
 
-        async def lost() -> None:
-            raise errors.history_lost()
-
-        return Relay(self._client, keys, rid, grace_s=self._settings.redis_grace_s, readmit=lost)
+    def _relay(self, keys: Keys, rid: str, readmit: Callable[[], Awaitable[None]] | None) -> Relay:
+        settings = self._settings
+        graces = {"grace_s": settings.redis_grace_s, "lost_grace_s": settings.lost_grace_s}
+        return Relay(self._client, keys, rid, **graces, readmit=readmit)
 
     async def follow(self, ticket: Ticket) -> None:
         """Follows a request that was admitted before. Raises BrokerUnavailableError; then nothing is left behind."""

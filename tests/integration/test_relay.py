@@ -92,7 +92,7 @@ async def engine(scripts: Scripts, client: redis.asyncio.Redis, keys: Keys) -> E
 
 @pytest.fixture
 async def relay(hot: HotClient, keys: Keys, channels: Channels, scripts: Scripts) -> AsyncIterator[Relay]:
-    relay = Relay(hot, keys, RID, grace_s=5, readmit=lambda: admit(scripts))
+    relay = Relay(hot, keys, RID, grace_s=5, lost_grace_s=0.5, readmit=lambda: admit(scripts))
     await channels.subscribe(keys.channel(RID), relay)
     yield relay
     channels.unsubscribe(keys.channel(RID), relay)

@@ -40,6 +40,8 @@ from tests.support.model.world import Patch, ViolationError, World, opened, requ
 _WORKERS = 3
 _CHECK_EVERY = 100
 _DRAIN_ROUNDS = 300
+_GRACE_ROUNDS = 20
+"""After so many of them everything that a worker has can be back."""
 _TENANT_CAP = 30
 _LANE_CAP = 20
 _SOON_MS = 20
@@ -287,7 +289,7 @@ class Run:
         world.caller.loses = False
         for zombie in self._zombies:
             await world.client.delete(world.keys.lease(zombie.wid))
-        for _ in range(_DRAIN_ROUNDS):
+        for turn in range(_DRAIN_ROUNDS):
             await self._reap()
             await self._expire()
             await self._release()
@@ -297,7 +299,7 @@ class Run:
             await self._crash_poisoned()
             await self._replica.pump()
             for client in self._replica.waiting:
-                await client.look()
+                await (client.look() if turn < _GRACE_ROUNDS else client.despair())
             if not self._replica.waiting and not (await look(world)).tenants:
                 return
 

@@ -247,6 +247,9 @@ class ModelWorker:
 
     async def _refused(self, rid: str, log_len: int, frame: bytes) -> None:
         """A frame was refused: somebody else's by rights, or the server has lost history."""
+        if log_len >= 0:
+            require(self._faults, "the length guard refused", rid, "at", log_len, "and the server lost nothing")
+            self._world.happened["length guard refused"] += 1
         run = self.running.get(rid)
         if run is None:
             return  # it was found out meanwhile that this worker is dead
@@ -262,6 +265,7 @@ class ModelWorker:
         """Whether the worker got the request back. Raises FencedError."""
         happened = self._world.happened
         last_bytes = len(frame) or run.last_bytes
+        before = await self._world.client.get(self._world.keys.log(rid)) or b""
         held = Held(rid, run.attempt, run.claimed, run.log + frame, last_bytes, ending)
         try:
             outcome = await self._world.scripts.restore(self.wid, held)
@@ -270,8 +274,10 @@ class ModelWorker:
             raise
         happened[f"restore: {outcome.lower()}"] += 1
         require(self._faults or outcome == "STALE", "restored", rid, outcome, "and the server lost nothing")
-        if outcome == "OK" and frame:
-            run.landed(frame)
+        if outcome == "OK":
+            require(held.log.startswith(before), "a restore has overwritten what others wrote:", rid, before, held.log)
+            if frame:
+                run.landed(frame)
         return outcome == "OK"
 
     async def _given_up(self, rid: str, log_len: int) -> None:
@@ -279,8 +285,6 @@ class ModelWorker:
             self._world.happened["attempt fenced"] += 1
             del self.running[rid]
             return
-        require(self._faults, "the length guard refused", rid, "at", log_len, "and the server lost nothing")
-        self._world.happened["length guard refused"] += 1
         await self.hand_back(rid)
 
     async def hand_back(self, rid: str) -> None:
