@@ -39,6 +39,7 @@ elseif state or not begins or (deadline_ms > 0 and now_ms() > deadline_ms + 6000
 end
 if not mine then
   redis.call('HSET', KEYS[3], unpack(fields))
+  redis.call('HSET', KEYS[3], 'state', 'running', 'owner', ARGV[1], 'attempt', ARGV[3])
   if not state then
     redis.call('SET', KEYS[4], ARGV[5])
     redis.call('HINCRBY', KEYS[7], facts['tenant'], 1)
