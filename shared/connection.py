@@ -14,6 +14,7 @@ The three hot connections (flush, subscriber, blocking read) do not use redis-py
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,7 +22,14 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
 from shared.errors import BrokerUnavailableError, FencedError
@@ -34,6 +42,9 @@ COMMAND_TIMEOUT_S = 5.0
 POOL_CONNECTIONS = 16
 POOL_WAIT_S = 5.0
 HEALTH_CHECK_S = 15
+_PASSING = (BusyLoadingError, MasterDownError, OutOfMemoryError, ReadOnlyError)
+_PASSING_INSIDE = re.compile(r"^BUSY |-(OOM|READONLY|MASTERDOWN) ")
+"""What says nothing about the command. Before Redis 7 the error of a script names it inside."""
 
 
 def connect(url: str) -> redis.asyncio.Redis:
@@ -67,7 +78,7 @@ def translate(error: Exception) -> Exception:
     """A redis-py error as one of ours; anything that is a bug of ours stays as it is."""
     if isinstance(error, ResponseError) and "FENCED" in str(error):
         return FencedError(str(error))
-    if isinstance(error, (BusyLoadingError, ReadOnlyError)):
+    if isinstance(error, _PASSING) or (isinstance(error, ResponseError) and _PASSING_INSIDE.search(str(error))):
         return BrokerUnavailableError(str(error))
     if isinstance(error, ResponseError):
         return error

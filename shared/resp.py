@@ -10,7 +10,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
@@ -20,6 +20,11 @@ from shared.errors import BrokerUnavailableError, FencedError
 T = TypeVar("T", bound=asyncio.Protocol)
 
 CONNECT_TIMEOUT_S = 2.0
+ELSEWHERE: Final = ("LOADING", "READONLY", "MASTERDOWN")
+"""Error replies of a server that is not, or not yet, the one to talk to: the connection is made anew."""
+_INSIDE: Final = ("-OOM ", "-READONLY ")
+"""Before Redis 7 the error of a script names its cause inside."""
+_PASSING: Final = ("CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED", "OOM ")
 
 
 class ScriptMissingError(Exception):
@@ -33,7 +38,7 @@ def raise_reply(error: hiredis.ReplyError) -> None:
         raise ScriptMissingError
     if "FENCED" in text:
         raise FencedError(text)
-    if text.startswith(("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED")):
+    if text.startswith((*ELSEWHERE, *_PASSING)) or any(mark in text for mark in _INSIDE):
         raise BrokerUnavailableError(text)
     raise error
 
