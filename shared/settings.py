@@ -80,7 +80,10 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey: redis://, rediss:// or unix://")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey: redis://, rediss://, unix:// or redis+sentinel://…/<master name>/<db>",
+    )
     prefix: str = Field(DEFAULT_PREFIX, description="first part of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     result_ttl_s: int = Field(600, ge=10, description="seconds for which the answer of a finished request stays")
