@@ -6,6 +6,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.sentinel import Login, SentinelAddress, is_sentinel, parse
+from shared.settings import Settings, read_settings
 
 
 def test_an_address_names_sentinels_the_master_and_its_database() -> None:
@@ -30,6 +31,12 @@ def test_the_login_is_the_servers_and_the_sentinels_have_their_own() -> None:
 def test_an_address_that_lacks_something_says_what_is_wanted(rest: str) -> None:
     with pytest.raises(ConfigurationError, match="<master name>"):
         parse(f"redis+sentinel://{rest}")
+
+
+def test_a_process_says_so_when_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_REDIS_URL", "redis+sentinel://host:1")
+    with pytest.raises(ConfigurationError, match="--redis-url"):
+        read_settings(Settings, [], "program")
 
 
 def test_other_addresses_are_left_alone() -> None:
