@@ -36,11 +36,12 @@ class Memory:
 
     async def refusal(self) -> RequestError | None:
         """The error for a request that must not get in; None while there is room, or when the server does not say."""
-        now_s = self._clock.monotonic_s()
-        if now_s - self._looked_at_s >= _FRESH_S and not self._looking.locked():
+        asked_at_s = self._clock.monotonic_s()
+        if asked_at_s - self._looked_at_s >= _FRESH_S:
             async with self._looking:
-                self._looked_at_s = now_s
-                await self._look()
+                if self._looked_at_s < asked_at_s:  # nobody has looked while we waited for the lock
+                    await self._look()
+                    self._looked_at_s = self._clock.monotonic_s()
         return broker_full(_RETRY_AFTER_S) if self._full else None
 
     async def _look(self) -> None:

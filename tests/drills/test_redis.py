@@ -8,6 +8,7 @@ import time
 import pytest
 import redis
 
+from shared.scripts import LEASE_MS
 from tests.drills.acting import KEYS as K
 from tests.drills.acting import all_visible, api_metric, control, proxy_of, through, worker_metric
 from tests.drills.catalogue import size
@@ -168,26 +169,37 @@ async def test_script_flush_under_load_is_not_noticed(stack: Stack, figures: Fig
 
 
 @pytest.mark.drill(38)
-@pytest.mark.xfail(strict=True, reason="waits for the admission stop at 80 % of memory (issue 3, item 7)")
 async def test_a_full_redis_admits_nobody_and_ends_what_runs(stack: Stack, figures: Figures) -> None:
-    """The admission stop comes at 80 %; here there is less than that left, and then nothing."""
+    """First there is less room than admissions want, then none at all for longer than a lease, then some again."""
     worker = stack.worker("--", "--itl-ms", "100")
     api = stack.api()
-    tasks = start_many(20, Ask([api.url], 60, patience_s=60))
+    tasks = start_many(20, Ask([api.url], 120, patience_s=60))
     await all_visible(worker, 20)
     with control(stack) as server:
+        server.setrange("ballast", 20_000_000, b"x")
         used = int(server.info("memory")["used_memory"])
-        server.config_set("maxmemory", str(used + 20_000_000))
-        server.set("ballast", b"x" * 17_500_000)
-        await asyncio.sleep(2.5)  # replicas look once a second
+        server.config_set("maxmemory", str(used + 2_500_000))
+        await asyncio.sleep(1.5)  # replicas look once a second
         refused = await ask_many(5, Ask([api.url], 5))
-        seen = await asyncio.gather(*tasks)
-        evicted = int(server.info("stats")["evicted_keys"])
+        server.config_set("maxmemory", str(used - 1_000_000))
+        full_s = time.monotonic()
+        await asyncio.sleep(LEASE_MS / 1000 + 1)  # the drill's own length
+        lapsed = not list(server.scan_iter(match=K.lease("*")))
+        refused += await ask_many(5, Ask([api.url], 5))
         server.delete("ballast")
         server.config_set("maxmemory", "0")
-    verdict = await check_history(stack.redis_url, seen, 60)
+        seen = await asyncio.gather(*tasks)
+        evicted = int(server.info("stats")["evicted_keys"])
+    verdict = await check_history(stack.redis_url, seen, 120)
     await eventually(lambda: api_metric(stack, "penstock_streams_open") == 0, 5, "nothing is open")
-    figures |= {"refused": [one.status for one in refused], "streams whole": verdict.whole, "evicted": evicted}
+    figures |= {"refused": [one.status for one in refused], "whole": verdict.whole, "evicted": evicted}
+    figures |= {"longest pause s": verdict.longest_pause_s}
     assert verdict.whole == 20
     assert evicted == 0
+    assert lapsed, "the lease could be renewed, so memory was not full"
+    assert verdict.longest_pause_s > LEASE_MS / 1000, "nobody noticed the fault"
+    assert max(one.ended_s for one in seen) > full_s
     assert {one.status for one in refused} == {503}
+    assert all("memory" in str(one.errors[0]["message"]) for one in refused[:5])
+    assert worker_metric(stack, "penstock_worker_renewals_total") == 0
+    assert (await ask(Ask([api.url], 5))).whole

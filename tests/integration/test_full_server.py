@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import hiredis
@@ -155,8 +156,8 @@ async def test_it_is_asked_once_a_second_at_most(hot: HotClient, monkeypatch: py
 
     monkeypatch.setattr(hot, "call", call)
     for _ in range(10):
-        await memory.refusal()
         clock.now_s += 0.2
+        await asyncio.gather(*(memory.refusal() for _ in range(5)))
     assert len(asked) == 2
 
 
