@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from api.catalog import Catalog
 from api.idempotency import PLAIN, RETRY_TTL_S, Place, Status, Terms, place
+from api.memory import Memory
 from api.relay import Relay
 from api.requests import Facts, Requests
 from api.schemas import ValidRequest
@@ -22,7 +24,8 @@ from api.shape import Shape
 from api.watch import RelayWatch
 from shared import errors
 from shared.channels import Channels
-from shared.errors import BrokerUnavailableError
+from shared.clock import SystemClock
+from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
@@ -78,6 +81,7 @@ class Door:
         self._channels = channels
         self._catalog = catalog
         self._watch = watch
+        self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -92,26 +96,27 @@ class Door:
         if self.draining:
             raise errors.replica_stopping()
         model, pool = await self._catalog.pool_of(valid.model)
-        if not pool.workers and not terms.joins:
-            raise errors.no_capacity(model, _RETRY_AFTER_COLD_S)
+        closed = await self._memory.refusal() if pool.workers else errors.no_capacity(model, _RETRY_AFTER_COLD_S)
+        if closed is not None and not terms.joins:
+            raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
         request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
         admission = self._admission(rid, valid, tenant, encode(request), terms)
-        if not pool.workers:
+        if closed is not None:
             admission = replace(admission, lane_cap=0)  # nothing new gets in, an answer that is there gets out
         if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
             raise errors.idempotency_key_mismatch()
 
         async def readmit() -> None:
-            await self._join(ticket, valid, await self._place(pool, admission, model, terms))
+            await self._join(ticket, valid, await self._place(pool, admission, terms, closed))
 
-        relay = Relay(self._client, pool.keys, rid, grace_s=self._settings.redis_grace_s, readmit=readmit)
+        relay = self._relay(pool.keys, rid, readmit)
         ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s)
         try:
             # Both at once. A confirmation that comes after the admission may have missed a frame: the log has it.
             confirmed = self._channels.follow(pool.keys.channel(rid), relay)
-            found = await self._place(pool, admission, model, terms)
+            found = await self._place(pool, admission, terms, closed)
             await self._join(ticket, valid, found)
             if found.rid == rid and not confirmed.done():
                 await self._channels.confirmation(confirmed)
@@ -127,9 +132,11 @@ class Door:
             child(JOINED, ticket.status).inc()
         return ticket
 
-    async def _place(self, pool: Pool, admission: Admission, model: str, terms: Terms) -> Place:
+    async def _place(self, pool: Pool, admission: Admission, terms: Terms, closed: RequestError | None) -> Place:
+        """`closed`: why nothing new gets in, if so."""
+
         async def admit(replaces: str) -> Admitted:
-            return await self._admit(pool, replace(admission, replaces=replaces) if replaces else admission, model)
+            return await self._admit(pool, replace(admission, replaces=replaces) if replaces else admission, closed)
 
         async def look(rid: str) -> Facts | None:
             return await self._requests.look(pool.keys, rid)
@@ -150,11 +157,12 @@ class Door:
 
     def reader(self, keys: Keys, rid: str) -> Relay:
         """A relay for a request that was admitted before; it never admits it again."""
+        return self._relay(keys, rid, None)
 
-        async def lost() -> None:
-            raise errors.history_lost()
-
-        return Relay(self._client, keys, rid, grace_s=self._settings.redis_grace_s, readmit=lost)
+    def _relay(self, keys: Keys, rid: str, readmit: Callable[[], Awaitable[None]] | None) -> Relay:
+        settings = self._settings
+        graces = {"grace_s": settings.redis_grace_s, "lost_grace_s": settings.lost_grace_s}
+        return Relay(self._client, keys, rid, **graces, readmit=readmit)
 
     async def follow(self, ticket: Ticket) -> None:
         """Follows a request that was admitted before. Raises BrokerUnavailableError; then nothing is left behind."""
@@ -216,7 +224,7 @@ class Door:
             stays=terms.stays,
         )
 
-    async def _admit(self, pool: Pool, admission: Admission, model: str) -> Admitted:
+    async def _admit(self, pool: Pool, admission: Admission, closed: RequestError | None) -> Admitted:
         """What `admit` says: OK, DUP, or CONFLICT with a key's holder. Raises RequestError for a refusal."""
         scripts = self._scripts(pool.keys)
         for left in reversed(range(_ADMIT_TRIES)):
@@ -227,10 +235,10 @@ class Door:
                 if not left:
                     raise
                 await asyncio.sleep(_ADMIT_PAUSE_S)
-        if admitted.outcome == "FULL" and not admission.lane_cap:
-            raise errors.no_capacity(model, _RETRY_AFTER_COLD_S)
+        if admitted.outcome == "FULL" and closed is not None:
+            raise closed
         if admitted.outcome != "DUP" and (admitted.outcome != "CONFLICT" or admitted.rid == admission.rid):
-            _refuse(admitted, model)
+            _refuse(admitted, pool.keys.pool)
         return admitted
 
     def _scripts(self, keys: Keys) -> Scripts:

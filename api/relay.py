@@ -51,6 +51,8 @@ class Relay:
         "_idle_ticks",
         "_keys",
         "_loop",
+        "_lost_grace_s",
+        "_lost_since_s",
         "_pending",
         "_pending_bytes",
         "_readmit",
@@ -71,16 +73,27 @@ class Relay:
     )
 
     def __init__(
-        self, client: HotClient, keys: Keys, rid: str, *, grace_s: float, readmit: Callable[[], Awaitable[None]]
+        self,
+        client: HotClient,
+        keys: Keys,
+        rid: str,
+        *,
+        grace_s: float,
+        lost_grace_s: float,
+        readmit: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        """`grace_s`: how long to wait for a Redis that is away. `readmit` puts the request on the queue once more.
+        """`grace_s`: how long to wait for a Redis that is away.
 
-        It may give the relay another `rid` to follow, as long as nothing was visible.
+        `lost_grace_s`: how long to wait for a worker to bring back a request that Redis has lost. `readmit` puts the
+        request on the queue once more, as long as nothing was taken; it may give the relay another `rid` to follow.
+        None: this reader is not the one to admit it.
         """
         self._client = client
         self._keys = keys
         self.rid = rid
         self._grace_s = grace_s
+        self._lost_grace_s = lost_grace_s
+        self._lost_since_s: float | None = None
         self._readmit = readmit
         self.cursor = 0
         self.head: Meta | None = None
@@ -151,14 +164,16 @@ class Relay:
                 self.heartbeat = True
                 self._wake()
         self._silent_ticks += 1
-        if self._silent_ticks >= (_SILENT_TICKS_RUNNING if self.head else _SILENT_TICKS_QUEUED):
+        if self._lost_since_s is not None:
+            self._read_log("lost", 0)
+        elif self._silent_ticks >= (_SILENT_TICKS_RUNNING if self.head else _SILENT_TICKS_QUEUED):
             self._silent_ticks = 0
             self._read_log("silence", 0)
 
     def _read_log(self, cause: str, heard_end: int) -> None:
         self._heard_end = max(self._heard_end, heard_end)
         if not self._dirty and self.end is None:
-            if cause not in {"end", "silence"}:
+            if cause not in {"end", "silence", "lost"}:
                 GAP_REPAIRS.labels(cause=cause).inc()
             self._dirty = True
             self._wake()
@@ -259,6 +274,11 @@ class Relay:
         """Whether there is nothing more to hand out: the request has ended, the client is gone or is sent away."""
         return self.gone or self.moved or (self.end is not None and not self._pending)
 
+    @property
+    def cut(self) -> bool:
+        """Whether the client is sent away before it has everything."""
+        return self.moved and (self.end is None or bool(self._pending))
+
     def send_away(self) -> None:
         """Ends the relay before its request ends."""
         self.moved = True
@@ -314,14 +334,31 @@ class Relay:
             self._take(end, frame)
             if self.end is not None or self._pending_bytes > PENDING_BYTES:
                 return
+        if part.state is not None:
+            self._lost_since_s = None
         if part.more or self._heard_end > self.cursor:
             return
-        if part.terminal or (part.state is None and self.cursor):
+        if part.terminal:
             raise history_lost()
         rid = self.rid
         if part.state is None:
-            await self._readmit()
+            await self._lost()
         self._dirty = self.rid != rid  # another request has the answer now: read its log
+
+    async def _lost(self) -> None:
+        """There is no record. Nothing was taken: the request is admitted again.
+
+        Otherwise the worker that runs it has all that was published and may bring it back, so it is waited for; each
+        tick looks again. Raises RequestError when it has not come in time.
+        """
+        if self._readmit is not None and not self.cursor:
+            await self._readmit()
+            return
+        now_s = self._loop.time()
+        if self._lost_since_s is None:
+            self._lost_since_s = now_s
+        if now_s - self._lost_since_s >= self._lost_grace_s:
+            raise history_lost()
 
     async def _read(self) -> LogSlice:
         """A slice of the log; waits for a Redis that is away. Raises RequestError when it stays away."""

@@ -43,6 +43,12 @@ class ApiSettings(Settings):
     )
     heartbeat_s: float = Field(10, gt=0, description="seconds between comments on a silent stream")
     redis_grace_s: float = Field(30, gt=0, description="seconds for which streams wait for a Redis that is away")
+    memory_limit: float = Field(
+        0.8, gt=0, le=1, description="share of Redis's maxmemory above which nothing new is admitted"
+    )
+    lost_grace_s: float = Field(
+        10, ge=0, description="seconds for which streams wait for their worker to bring back what Redis has lost"
+    )
     drain_s: float = Field(30, ge=0, description="seconds that open streams get when the replica stops")
 
     @property

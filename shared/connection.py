@@ -14,17 +14,28 @@ The three hot connections (flush, subscriber, blocking read) do not use redis-py
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
 from shared.errors import BrokerUnavailableError, FencedError
+from shared.sentinel import Login, is_sentinel, parse
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,40 +45,64 @@ COMMAND_TIMEOUT_S = 5.0
 POOL_CONNECTIONS = 16
 POOL_WAIT_S = 5.0
 HEALTH_CHECK_S = 15
+_TIMEOUTS: Final = {"socket_timeout": COMMAND_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+_PASSING = (BusyLoadingError, MasterDownError, OutOfMemoryError, ReadOnlyError)
+_PASSING_INSIDE = re.compile(r"^BUSY |-(OOM|READONLY|MASTERDOWN) ")
+"""What says nothing about the command. Before Redis 7 the error of a script names it inside."""
 
 
 def connect(url: str) -> redis.asyncio.Redis:
-    """A pooled asyncio client. Connects on first use; raises nothing here. Close it with `aclose()`."""
+    """A pooled asyncio client. Connects on first use. Close it with `aclose()`.
+
+    Raises ConfigurationError when an address of Sentinels is malformed.
+    """
+    settings: dict[str, Any] = {**_TIMEOUTS, "retry": AsyncRetry(NoBackoff(), 0), "protocol": 2}
+    settings["health_check_interval"] = HEALTH_CHECK_S
+    if is_sentinel(url):
+        address = parse(url)
+        at_sentinels = {**settings, **_login(address.sentinel_login)}
+        found: Any = redis.asyncio.sentinel.Sentinel(list(address.sentinels), sentinel_kwargs=at_sentinels)  # type: ignore[no-untyped-call]
+        settings |= {"db": address.db, **_login(address.login)}
+        client: redis.asyncio.Redis = found.master_for(address.name, connection_pool_class=_SentinelPool, **settings)
+        return client
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=POOL_CONNECTIONS,
-        timeout=POOL_WAIT_S,
-        socket_timeout=COMMAND_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=AsyncRetry(NoBackoff(), 0),
-        health_check_interval=HEALTH_CHECK_S,
-        protocol=2,
+        url, max_connections=POOL_CONNECTIONS, timeout=POOL_WAIT_S, **settings
     )
     return redis.asyncio.Redis.from_pool(pool)
 
 
 def connect_blocking(url: str) -> redis.Redis:
-    """A client for a thread of its own, one connection. Connects on first use."""
-    return redis.Redis.from_url(
-        url,
-        max_connections=1,
-        socket_timeout=COMMAND_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
+    """A client for a thread of its own, one connection. Connects on first use. Raises as `connect` does."""
+    settings: dict[str, Any] = {**_TIMEOUTS, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    if is_sentinel(url):
+        address = parse(url)
+        at_sentinels = {**settings, **_login(address.sentinel_login)}
+        found: Any = redis.sentinel.Sentinel(list(address.sentinels), sentinel_kwargs=at_sentinels)  # type: ignore[no-untyped-call]
+        client: redis.Redis = found.master_for(address.name, db=address.db, **_login(address.login), **settings)
+        return client
+    return redis.Redis.from_url(url, max_connections=1, **settings)
+
+
+def _login(login: Login) -> dict[str, str | None]:
+    return {"username": login.username or None, "password": login.password or None}
+
+
+class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
+    """One that closes its connections to the Sentinels, too."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
+        """See redis.asyncio.ConnectionPool."""
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for known in self.sentinel_manager.sentinels:
+                await known.aclose()
 
 
 def translate(error: Exception) -> Exception:
     """A redis-py error as one of ours; anything that is a bug of ours stays as it is."""
     if isinstance(error, ResponseError) and "FENCED" in str(error):
         return FencedError(str(error))
-    if isinstance(error, (BusyLoadingError, ReadOnlyError)):
+    if isinstance(error, _PASSING) or (isinstance(error, ResponseError) and _PASSING_INSIDE.search(str(error))):
         return BrokerUnavailableError(str(error))
     if isinstance(error, ResponseError):
         return error

@@ -159,6 +159,12 @@ def replica_stopping() -> RequestError:
     return RequestError(503, "broker_unavailable", message, retry_after_s=1, should_retry=True)
 
 
+def broker_full(retry_after_s: float) -> RequestError:
+    """503: Redis is short of memory; what is in the system already goes on."""
+    message = f"The request broker is short of memory and takes nothing new. Retry after {retry_after_s:.0f} s."
+    return RequestError(503, "broker_unavailable", message, retry_after_s=retry_after_s, should_retry=True)
+
+
 def worker_lost() -> RequestError:
     """500: the worker died after text had been delivered, and this request cannot be continued elsewhere."""
     message = "The worker that ran this request was lost after part of the answer had been delivered. Please retry."

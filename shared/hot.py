@@ -8,6 +8,7 @@ replies in order, no pool, no retries, no cluster. Two kinds:
 
 Both connect and reconnect on their own while their service runs. A command on a connection that is down, or that goes
 down before the reply, raises BrokerUnavailableError: whether it took effect is unknown, so commands must be idempotent.
+A server that says that it is no master, or still loads, is left, and the one to talk to is looked up anew.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from typing import Any
 
 import hiredis
 
+from shared.endpoint import CONNECT_TIMEOUT_S, Endpoint
 from shared.errors import BrokerUnavailableError
-from shared.resp import CONNECT_TIMEOUT_S, CommandConnection, Endpoint, PushConnection, ScriptMissingError, raise_reply
+from shared.resp import CommandConnection, ElsewhereError, PushConnection, ScriptMissingError, raise_reply
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +59,21 @@ class HotClient:
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 backoff_s = min(_BACKOFF_MOST_S, backoff_s * 2)
                 continue
-            backoff_s = _BACKOFF_FIRST_S
             started.set()
             self._on_connect()
+            since_s = time.monotonic()
             await self._stay()
+            if time.monotonic() - since_s > _BACKOFF_MOST_S:
+                backoff_s = _BACKOFF_FIRST_S
+            else:  # it accepts connections and has no use for them: it is loading, or no master
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                backoff_s = min(_BACKOFF_MOST_S, backoff_s * 2)
 
     async def _open(self) -> None:
         protocol = await self._endpoint.open(CommandConnection)
         try:
             for command in (*self._endpoint.greeting, ("CLIENT", "SETNAME", self.name)):
-                await self._reply(protocol.send(command, CONNECT_TIMEOUT_S))
+                await self._reply(protocol, protocol.send(command, CONNECT_TIMEOUT_S))
         except BaseException:
             protocol.abort()
             raise
@@ -98,13 +105,17 @@ class HotClient:
         if protocol is None:
             msg = "not connected"
             raise BrokerUnavailableError(msg)
-        return self._reply(protocol.send(command, timeout_s))
+        return self._reply(protocol, protocol.send(command, timeout_s))
 
     @staticmethod
-    async def _reply(future: asyncio.Future[Any]) -> Any:
+    async def _reply(protocol: CommandConnection, future: asyncio.Future[Any]) -> Any:
         reply = await future
         if isinstance(reply, hiredis.ReplyError):
-            raise_reply(reply)
+            try:
+                raise_reply(reply)
+            except ElsewhereError:
+                protocol.abort()
+                raise
         return reply
 
     async def call(self, *command: Any, timeout_s: float) -> Any:
@@ -142,7 +153,7 @@ class PushClient:
         while True:
             try:
                 protocol = await self._endpoint.open(lambda: PushConnection(self._on_reply))
-            except OSError as error:
+            except (OSError, BrokerUnavailableError) as error:
                 log.warning("%s cannot connect to Redis, trying again: %s", self.name, error)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 backoff_s = min(_BACKOFF_MOST_S, backoff_s * 2)

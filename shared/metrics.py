@@ -76,6 +76,9 @@ RENEWALS = Counter(
     "penstock_worker_renewals_total", "Times this worker found itself condemned and went on under a new id."
 )
 RECONCILED = Counter("penstock_reconciled_total", "Requests that were this worker's and unknown to it, handed back.")
+RESTORED = Counter(
+    "penstock_restores_total", "Requests that this worker wanted back after Redis lost history.", ["outcome"]
+)
 STALLS = Counter("penstock_worker_stalls_total", "Times this worker gave itself up because nothing moved any more.")
 ORPHANED = Counter("penstock_orphans_stopped_total", "Requests stopped because nobody followed them any more.")
 ENGINE_UP = Gauge("penstock_engine_up", "1 while the engine serves.")

@@ -2,7 +2,8 @@
 
 One runs in every replica and in every worker, with jitter and without a leader: each action is one atomic, idempotent
 script. A worker is condemned only after its lease was seen missing twice, a tick apart, by a reaper whose own view of
-Redis has been undisturbed for longer than a lease: after a failover every lease may be missing, and nobody is dead.
+Redis has been undisturbed for longer than a lease: after a failover every lease may be missing, and nobody is dead. A
+server that answers and has no room to write is a disturbance, too.
 
 A condemned worker is buried again and again until nothing is left of it, the consumers of its id included. Consumers
 that a worker has left behind without a card, as after a flush, are found by a look at the groups now and then.
@@ -61,10 +62,10 @@ class Reaper:
         """One round over all pools. Never raises for a broker that is away: the round is then lost."""
         self._ticks += 1
         try:
-            for pool in set((await self._registry.pools()).values()):
+            for pool, model in {pool: model for model, pool in (await self._registry.pools()).items()}.items():
                 keys = Keys(pool, prefix=self._prefix)
                 scripts = Scripts(RedisCaller(self._client), keys)
-                await self._reap(keys, scripts)
+                await self._reap(keys, scripts, model)
                 await self._expire(keys, scripts)
                 await self._release(keys, scripts)
                 if self._ticks % _STRANGERS_EVERY_TICKS == 0:
@@ -74,11 +75,13 @@ class Reaper:
             self._missed.clear()
             self._undisturbed_since_s = self._clock.monotonic_s()
 
-    async def _reap(self, keys: Keys, scripts: Scripts) -> None:
+    async def _reap(self, keys: Keys, scripts: Scripts, model: str) -> None:
         wids = list(await self._registry.workers(keys))
         if not wids:
             return
         alive = await self._registry.alive(keys, wids)
+        if not all(alive):  # a server that refuses to write, being full, has refused the beats as well
+            await self._registry.write(model, keys.pool)
         trusted = self._clock.monotonic_s() - self._undisturbed_since_s >= LEASE_MS / 1000
         for wid, lives in zip(wids, alive, strict=True):
             seen = (keys.pool, wid)

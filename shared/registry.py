@@ -54,6 +54,11 @@ class Registry:
         await pipe.execute()
 
     @broker_errors
+    async def write(self, model: str, pool: str) -> None:
+        """Writes what is known anyway: it succeeds where anything could be written."""
+        await self._client.hsetnx(self._pools_key, model, pool)  # type: ignore[misc]
+
+    @broker_errors
     async def pools(self) -> dict[str, str]:
         """Model name → pool."""
         names = await self._client.hgetall(self._pools_key)  # type: ignore[misc]

@@ -6,34 +6,38 @@ They do not reconnect and know nothing of what is sent: commands in, replies or 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, cast
 
 import hiredis
-from redis.asyncio.connection import parse_url
 
 from shared.errors import BrokerUnavailableError, FencedError
 
-T = TypeVar("T", bound=asyncio.Protocol)
-
-CONNECT_TIMEOUT_S = 2.0
+_ELSEWHERE: Final = ("LOADING", "READONLY", "MASTERDOWN")
+_PASSING: Final = ("CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED", "OOM ")
 
 
 class ScriptMissingError(Exception):
     """The server does not know a script's hash (it was restarted, or its scripts were flushed)."""
 
 
+class ElsewhereError(BrokerUnavailableError):
+    """The server is not, or not yet, the one to talk to: the connection is to be made anew."""
+
+
 def raise_reply(error: hiredis.ReplyError) -> None:
-    """Raises an error reply: as ScriptMissingError, FencedError or BrokerUnavailableError where it is one of them."""
+    """Raises an error reply: as one of ours where it is one of them."""
     text = str(error)
     if text.startswith("NOSCRIPT"):
         raise ScriptMissingError
     if "FENCED" in text:
         raise FencedError(text)
-    if text.startswith(("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED")):
+    # before Redis 7 the error of a script names its cause inside
+    if text.startswith(_ELSEWHERE) or "-READONLY " in text:
+        raise ElsewhereError(text)
+    if text.startswith(_PASSING) or "-OOM " in text:
         raise BrokerUnavailableError(text)
     raise error
 
@@ -155,30 +159,3 @@ class PushConnection(asyncio.Protocol):
         """Closes the socket at once."""
         if self._transport is not None:
             self._transport.abort()
-
-
-class Endpoint:
-    """Where a URL points to, and the commands that open a connection there."""
-
-    def __init__(self, url: str) -> None:
-        options: dict[str, Any] = dict(parse_url(url))
-        self._path: str | None = options.get("path")
-        self._host: str = options.get("host") or "localhost"
-        self._port = int(options.get("port") or 6379)
-        self._ssl = ssl.create_default_context() if url.startswith("rediss://") else None
-        self.greeting: list[tuple[Any, ...]] = []
-        if options.get("password"):
-            user = (options["username"],) if options.get("username") else ()
-            self.greeting.append(("AUTH", *user, options["password"]))
-        if options.get("db"):
-            self.greeting.append(("SELECT", str(options["db"])))
-
-    async def open(self, factory: Callable[[], T]) -> T:
-        """Connects. Raises OSError, TimeoutError included."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            if self._path:
-                _, protocol = await loop.create_unix_connection(factory, self._path)
-            else:
-                _, protocol = await loop.create_connection(factory, self._host, self._port, ssl=self._ssl)
-        return protocol

@@ -14,6 +14,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal, Protocol, cast
 
+import msgpack
+
+from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
 from shared.lanes import QUARANTINE, QUEUES, RETRY
 from shared.states import State
@@ -36,6 +39,10 @@ REDRIVEN_NOTE_MS = 30 * 86_400_000
 """How long it is known as what a dead letter was redriven, after the last one was."""
 DEAD_LETTER_REASONS = frozenset({"undecodable"})
 """Reasons of an end by `done` for which the request is kept as a dead letter."""
+
+_RESTORE_LOOKS = 5
+Restored = Literal["OK", "STALE", "DIFFERS"]
+"""What `restore` answers: it is ours as it was; it is somebody else's or over; the log holds something else."""
 
 CHUNKS = frozenset({"finish", "clock", "enqueue", "lease", "dead_letter"})
 """Files in `lua/` that are included by others and are no scripts themselves."""
@@ -133,13 +140,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claim that succeeded. `log` is what earlier attempts have published."""
+    """A claim that succeeded.
+
+    `log` is what earlier attempts have published. `facts` is the record, as `restore` wants it.
+    """
 
     body: bytes
     log: bytes
     claims: int
     queued_at_ms: int
     started_at_ms: int
+    facts: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +159,24 @@ class Unclaimed:
 
     outcome: Literal["SKIP", "GONE", "ENDED"]
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a worker has of a request that it runs.
+
+    Attributes:
+        log: everything that has been published, by this attempt and those before it.
+        last_bytes: length of the log's last frame, for readers that wait for just that one; 0 for none.
+        ending: whether the attempt is at its end.
+    """
+
+    rid: str
+    attempt: str
+    claimed: Claimed
+    log: bytes
+    last_bytes: int = 0
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +252,7 @@ class Scripts:
         args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends]
         reply = await self._run("claim", keys, args)
         if reply[0] == b"OK":
-            return Claimed(reply[1], reply[2], int(reply[3]), int(reply[4]), int(reply[5]))
+            return Claimed(reply[1], reply[2], int(reply[3]), int(reply[4]), int(reply[5]), reply[6])
         return Unclaimed(reply[0].decode(), reply[1].decode() if len(reply) > 1 else "")
 
     async def step(self, wid: str, frames: list[tuple[str, str, int, bytes]]) -> Stepped:
@@ -238,6 +267,24 @@ class Scripts:
         refused, box = await self._run("step", keys, args)
         pairs = {refused[i] - 1: refused[i + 1] for i in range(0, len(refused), 2)}
         return Stepped(pairs, box)
+
+    async def restore(self, wid: str, held: Held) -> Restored:
+        """Gives a worker back what it runs, after Redis has lost history. See `lua/restore.lua`."""
+        k, rid = self._keys, held.rid
+        flat = msgpack.unpackb(held.claimed.facts, raw=True)
+        facts = dict(zip(flat[::2], flat[1::2], strict=True))
+        own = [k.dead(wid), k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
+        own += [k.tenants, k.deadlines, k.workers, k.box(wid), facts.get(b"idem", b"").decode() or k.idempotency("-")]
+        args = [wid, rid, held.attempt, held.claimed.facts, held.claimed.body, held.log, held.last_bytes]
+        owner = queue = b"-"
+        for _ in range(_RESTORE_LOOKS):
+            keys = [*own, k.run(owner.decode()), k.queue(queue.decode())]
+            word, *seen = await self._run("restore", keys, [*args, int(held.ending), owner, queue])
+            if word != b"RETRY":
+                return cast("Restored", word.decode())
+            owner, queue = seen
+        msg = f"request {rid} changes hands again and again"
+        raise BrokerUnavailableError(msg)
 
     async def beat(self, wid: str) -> list[bytes]:
         """Renews the lease; returns the control box."""

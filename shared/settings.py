@@ -11,12 +11,13 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from shared.errors import ConfigurationError
 from shared.keys import DEFAULT_PREFIX
+from shared.sentinel import is_sentinel, parse
 
 ENV_PREFIX = "PENSTOCK_"
 S = TypeVar("S", bound="Settings")
@@ -80,10 +81,23 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey: redis://, rediss:// or unix://")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey: redis://, rediss://, unix:// or redis+sentinel://…/<master name>/<db>",
+    )
     prefix: str = Field(DEFAULT_PREFIX, description="first part of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     result_ttl_s: int = Field(600, ge=10, description="seconds for which the answer of a finished request stays")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_address(cls, url: str) -> str:
+        if is_sentinel(url):
+            try:
+                parse(url)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from error
+        return url
 
     @classmethod
     def settings_customise_sources(

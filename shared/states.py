@@ -29,6 +29,7 @@ MOVES: dict[State, dict[str, frozenset[State]]] = {
         "claim": frozenset({State.RUNNING, State.CANCELLED, State.EXPIRED, State.FAILED}),
         "cancel": frozenset({State.CANCELLED}),
         "expire": frozenset({State.EXPIRED}),
+        "restore": frozenset({State.RUNNING}),
     },
     State.RUNNING: {
         "done": TERMINAL,

@@ -84,7 +84,7 @@ class Worker:
         reader = HotClient(settings.redis_url, f"penstock-worker-read-{os.getpid()}")
         scripts = Scripts(client, keys, result_ttl_ms=settings.result_ttl_s * 1000)
         box = Box(scripts, identity)
-        publisher = Publisher(scripts, identity, box.deliver)
+        publisher = Publisher(scripts, identity, box.deliver, keep_bytes=settings.history_bytes)
         attempts = Attempts(engine, publisher, scripts, identity)
         intake = Intake(client, reader, keys, scripts, engine, attempts, identity, slots)
         attempts.on_room(intake.room)

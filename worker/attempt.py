@@ -34,7 +34,8 @@ from shared.wire import Meta, Request, Usage
 from worker.continuation import History, Resumption
 from worker.engines.base import Engine, Policy, current_journal
 from worker.identity import Identity
-from worker.publisher import Outgoing, Publisher
+from worker.outgoing import Outgoing
+from worker.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Attempt:
         self._out: Outgoing = publisher.open(
             claim.rid,
             claim.attempt,
-            log_len=len(claim.claimed.log),
+            claim.claimed,
             priority=ENGINE_PRIORITY.get(request.lane, 0),
             on_refused=self._refused,
         )
@@ -109,6 +110,11 @@ class Attempt:
         self._gone.set()
         if self._task is not None:
             self._task.cancel()
+
+    def reclaim(self) -> None:
+        """Redis does not know that this runs here: it is told, if the engine still works on it."""
+        if self.in_engine and self._stop is None:
+            self._publisher.reclaim(self._out)
 
     def _refused(self, log_len: int) -> None:
         self.stop(Stop.FENCED if log_len < 0 else Stop.HAND_BACK)
@@ -232,7 +238,7 @@ class Attempt:
         if self._engine.failure() is not None:
             stop = Stop.ENGINE_FAILED
         if stop in {Stop.FENCED, Stop.ENGINE_FAILED, Stop.HAND_BACK}:
-            self._publisher.forget(self._out)
+            await self._publisher.forget(self._out)
         if stop is Stop.FENCED or stop is Stop.ENGINE_FAILED:
             return stop.name.lower()
         if stop is Stop.HAND_BACK:

@@ -65,6 +65,10 @@ class Attempts:
         """Request and attempt id of everything that runs here, or is being ended here."""
         return {(claim.rid, claim.attempt) for claim in self._tasks.values()}
 
+    def in_engine(self) -> dict[tuple[str, str], Attempt]:
+        """What the engine works on, by request and attempt id."""
+        return {(one.rid, one.attempt_id): one for one in self._running.values() if one.in_engine}
+
     def leaving_with_client(self) -> list[tuple[str, str]]:
         """Request and attempt id of what runs here and ends when nobody follows it."""
         return [(attempt.rid, attempt.attempt_id) for attempt in self._running.values() if not attempt.stays]
@@ -130,9 +134,7 @@ class Attempts:
                 del self._running[attempt.rid]
 
     async def _refuse(self, claim: Claim, reason: str, message: str) -> None:
-        out = self._publisher.open(
-            claim.rid, claim.attempt, log_len=len(claim.claimed.log), priority=0, on_refused=lambda _: None
-        )
+        out = self._publisher.open(claim.rid, claim.attempt, claim.claimed, priority=0, on_refused=lambda _: None)
         await self._publisher.finish(out, Meta(state=State.FAILED, reason=reason, message=message))
 
     def on_box(self, messages: list[bytes]) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from shared.wire import HEAD, Meta, Request, split_log
 from worker.engines.base import Capabilities, Policy, Resume
-from worker.publisher import Outgoing
+from worker.outgoing import Outgoing
 from worker.rendered import SEPARATOR, Delivered, created_of
 
 log = logging.getLogger(__name__)

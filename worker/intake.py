@@ -96,20 +96,25 @@ class Intake:
         started.set()
         while not self._draining:
             try:
-                await self._turn()
+                await self._turn_with_groups()
             except FencedError:
                 self._identity.condemned(self._asked_as)  # which the beat may have replaced meanwhile
             except BrokerUnavailableError as error:
                 log.warning("intake: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE_S)
-            except hiredis.ReplyError as error:
-                if not str(error).startswith("NOGROUP"):
-                    raise
-                await self._make_groups()
         if self._claiming:
             await asyncio.wait(self._claiming)
         self._stopped.set()
         await asyncio.Event().wait()
+
+    async def _turn_with_groups(self) -> None:
+        """A turn; on a server without the queues, which was flushed or came back empty, it makes them instead."""
+        try:
+            await self._turn()
+        except hiredis.ReplyError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            await self._make_groups()
 
     async def _turn(self) -> None:
         free = self._slots - self._attempts.width - len(self._claiming)

@@ -1,8 +1,9 @@
-"""Compares what Redis says this worker owns with what it runs, and hands back what it does not know.
+"""Compares what Redis says this worker owns with what it runs.
 
 After a failover that lost the tail of the database, or a claim whose reply never came, the run set can name requests
-that nobody works on. Nobody else may touch them while this worker lives, so they would wait for ever. It looks every
-few seconds, and at once when the connection was renewed.
+that nobody works on. Nobody else may touch them while this worker lives, so they would wait for ever: they are handed
+back. And it may lack requests that run here, after a flush too: they are wanted back at once, before a replica has them
+run again. It looks every few seconds, and as soon as the connection was renewed.
 """
 
 from __future__ import annotations
@@ -65,8 +66,12 @@ class Reconcile:
     async def look(self) -> None:
         """One comparison. What is unknown twice in a row is handed back; once may be a claim that is just under way."""
         wid = self._identity.wid
+        runs = self._attempts.in_engine()  # before it is asked: what has been claimed by now must be known
         flat = await self._client.call("HGETALL", self._keys.run(wid), timeout_s=_TIMEOUT_S)
         owned = {(rid.decode(), attempt.decode()) for rid, attempt in zip(flat[::2], flat[1::2], strict=True)}
+        if wid == self._identity.wid:
+            for missing in runs.keys() - owned:
+                runs[missing].reclaim()
         unknown = owned - self._attempts.owned()
         for rid, attempt in unknown & self._unknown:
             outcome = await self._scripts.requeue(wid, rid, attempt, hand_back=True)

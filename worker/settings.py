@@ -35,6 +35,9 @@ class WorkerSettings(Settings):
         60, gt=0, description="seconds without a token after which a worker with requests gives itself up"
     )
     orphan_s: float = Field(30, gt=0, description="seconds after which a request that nobody follows is stopped")
+    history_bytes: int = Field(
+        4_194_304, ge=0, description="bytes of each running answer that are kept for a Redis that loses them"
+    )
     warmup: bool = Field(True, description="run one short request before taking work")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1, description="vLLM: share of the GPU's memory to use")
     max_model_len: int | None = Field(None, ge=1, description="vLLM: longest context, in tokens")

@@ -41,6 +41,9 @@ redis.call('HSET', KEYS[2], 'state', 'queued', 'fingerprint', ARGV[2], 'lane', A
   'kills', '0', 'queued_at_ms', now)
 if tonumber(ARGV[14]) > 0 then redis.call('HSET', KEYS[2], 'keep_ms', ARGV[14]) end
 if ARGV[15] == '1' then redis.call('HSET', KEYS[2], 'stays', '1') end
+if idem_ttl_ms > 0 and ARGV[12] == '1' then
+  redis.call('HSET', KEYS[2], 'idem', KEYS[1], 'idem_ttl_ms', ARGV[10])
+end
 if idem_ttl_ms > 0 then redis.call('SET', KEYS[1], ARGV[1] .. '|' .. ARGV[2], 'PX', idem_ttl_ms) end
 redis.call('HINCRBY', KEYS[5], ARGV[5], 1)
 if deadline_ms > 0 then redis.call('ZADD', KEYS[6], ARGV[9], ARGV[1]) end

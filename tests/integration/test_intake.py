@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import redis.asyncio
+
+from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.scripts import Entry, Scripts
 from tests.support.polling import eventually, serving
+from tests.support.servers import Server
 from worker.attempts import Attempts
 from worker.engines import sim
 from worker.identity import Identity
@@ -41,3 +47,33 @@ async def test_a_late_refusal_of_an_old_id_does_not_cost_the_new_one(hot: HotCli
     async with serving(intake):
         await eventually(lambda: scripts.pulls >= 2, "another pull, under the new id")
     assert renewed == [first]
+
+
+class Between(HotClient):
+    """A client whose connection comes later than that of the blocking read."""
+
+    refused = 0
+
+    async def call(self, *command: object, timeout_s: float) -> object:
+        """See HotClient."""
+        if command[0] == "XGROUP" and not self.refused:
+            self.refused += 1
+            raise BrokerUnavailableError("not connected")
+        return await super().call(*command, timeout_s=timeout_s)
+
+
+async def test_a_server_that_came_back_empty_costs_no_worker_while_not_all_connections_are_up(
+    server: Server, hot: HotClient, keys: Keys, client: redis.asyncio.Redis
+) -> None:
+    identity = Identity()
+    late = Between(server.url, "test-late")
+    async with serving(late):
+        scripts = Scripts(late, keys)
+        engine = sim.create(WorkerSettings(engine="sim"), [])
+        attempts = Attempts(engine, Publisher(scripts, identity, lambda _: None), scripts, identity)
+        intake = Intake(late, hot, keys, scripts, engine, attempts, identity, 4)
+        async with serving(intake) as running:
+            await eventually(lambda: late.refused, "the groups could not be made")
+            while not await client.exists(keys.queue("standard")):
+                assert not running.done(), "the intake ended"
+                await asyncio.sleep(0.01)

@@ -24,7 +24,10 @@ PLAIN_FAULTS = (
     ),
     *("poisoned", "suspect out", "redrive: ok", "redrive: dup"),
 )
-HISTORY_FAULTS = ("rolled back", "length guard refused", "readmitted", "client got history_lost")
+HISTORY_FAULTS = (
+    *("rolled back", "length guard refused", "readmitted", "client got history_lost"),
+    *("restore: ok", "restore: stale", "missed"),
+)
 
 
 def seeds_of(server: Server, count: int) -> range:
@@ -62,6 +65,33 @@ BROKEN = {
     "cancel that keeps the tenant's place": (Patch("cancel", "if tenant and", "if false and"),),
     "requeue that loses the request": (Patch("requeue", "enqueue(KEYS[4], ARGV[1], v[3])", "'0-1'"),),
 }
+
+
+BROKEN_RESTORE = {
+    "overwrites what others have written": (
+        Patch("restore", "#log <= #ours and ours:sub(1, #log) == log", "true"),
+        Patch("restore", "if #log < #ours then", "if true then"),
+    ),
+    "gives to the dead": (Patch("restore", "if redis.call('EXISTS', KEYS[1]) == 1 then", "if false then"),),
+    "forgets the tenant's place": (Patch("restore", "redis.call('HINCRBY', KEYS[7], facts['tenant'], 1)", ""),),
+    "leaves the entry on its queue": (Patch("restore", "redis.call('XDEL', KEYS[13], v[5])", ""),),
+    "leaves the other owner its fence": (Patch("restore", "redis.call('HDEL', KEYS[12], ARGV[2])", ""),),
+    "brings back what has ended": (
+        Patch("restore", "elseif state or not begins or", "elseif"),
+        Patch("restore", "if #log < #ours then", "if true then"),
+    ),
+}
+
+
+@pytest.mark.parametrize("patches", BROKEN_RESTORE.values(), ids=BROKEN_RESTORE.keys())
+async def test_the_check_finds_a_restore_that(server: Server, patches: tuple[Patch, ...]) -> None:
+    async def look() -> None:
+        for seed in range(1, 21):
+            await check(server.url, Plan(seed, OPS, faults=True, patches=patches))
+            await check(server.url, Plan(seed, OPS, patches=patches))
+
+    with pytest.raises(ViolationError):
+        await look()
 
 
 @pytest.mark.parametrize("patches", BROKEN.values(), ids=BROKEN.keys())

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
 
 from api.relay import PENDING_BYTES, Relay, with_cursors
+from api.watch import RelayWatch
 from shared.channels import Channels
 from shared.errors import RequestError
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.scripts import Admission, Claimed, Scripts
+from shared.scripts import Admission, Claimed, Held, Scripts
 from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, encode
 from tests.support import servers
 from tests.support.polling import eventually, serving
 
 RID = "req_0" + "0" * 26
 ATTEMPT = "a1"
+LOST_GRACE_S = 1.0
 SSE = Meta(status=200, headers=[("content-type", "text/event-stream; charset=utf-8")])
 
 
@@ -35,6 +38,7 @@ class Engine:
         self._client = client
         self._keys = keys
         self.log_len = 0
+        self.log = b""
         self.sent = b""
         self.index = 0
 
@@ -43,6 +47,19 @@ class Engine:
         (entry,) = await self._scripts.pull("w1", 1)
         claimed = await self._scripts.claim("w1", entry, ATTEMPT)
         assert isinstance(claimed, Claimed)
+        self.claimed = claimed
+
+    def keep(self, data: bytes) -> None:
+        """A frame that has never reached the server."""
+        self.log += self.frame(data)
+        self.log_len = len(self.log)
+
+    async def give_back(self, data: bytes) -> None:
+        """Everything up to this event."""
+        frame = self.frame(data)
+        self.log += frame
+        self.log_len = len(self.log)
+        assert await self._scripts.restore("w1", Held(RID, ATTEMPT, self.claimed, self.log, len(frame))) == "OK"
 
     def frame(self, data: bytes, kind: int = DELTA, meta: Meta | None = None) -> bytes:
         if self.index == 0:
@@ -56,6 +73,7 @@ class Engine:
         frame = self.frame(data)
         stepped = await self._scripts.step("w1", [(RID, ATTEMPT, self.log_len, frame)])
         assert not stepped.refused
+        self.log += frame
         self.log_len += len(frame)
 
     async def append_silently(self, data: bytes) -> None:
@@ -92,7 +110,7 @@ async def engine(scripts: Scripts, client: redis.asyncio.Redis, keys: Keys) -> E
 
 @pytest.fixture
 async def relay(hot: HotClient, keys: Keys, channels: Channels, scripts: Scripts) -> AsyncIterator[Relay]:
-    relay = Relay(hot, keys, RID, grace_s=5, readmit=lambda: admit(scripts))
+    relay = Relay(hot, keys, RID, grace_s=5, lost_grace_s=LOST_GRACE_S, readmit=lambda: admit(scripts))
     await channels.subscribe(keys.channel(RID), relay)
     yield relay
     channels.unsubscribe(keys.channel(RID), relay)
@@ -248,17 +266,69 @@ async def test_a_request_that_the_server_forgot_is_admitted_again_when_nothing_w
     assert without_ids(await reading) == engine.sent
 
 
-async def test_a_request_that_the_server_forgot_after_text_was_visible_ends_with_an_explicit_error(
-    relay: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys
-) -> None:
-    await engine.step(event(0))
-    assert await asyncio.wait_for(relay.opened(5), 5)
+async def forget(client: redis.asyncio.Redis, keys: Keys) -> None:
+    """The server loses everything."""
     names = [name async for name in client.scan_iter(match=f"{keys.base}*")]
     await client.delete(*names)
-    relay.on_gap()
+
+
+@pytest.fixture
+async def watched(relay: Relay) -> AsyncIterator[Relay]:
+    """The relay, with ticks."""
+    watch = RelayWatch()
+    async with serving(watch):
+        watch.add(relay)
+        yield relay
+
+
+async def test_a_request_that_nobody_brings_back_ends_with_an_explicit_error_after_the_grace(
+    watched: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys
+) -> None:
+    await engine.step(event(0))
+    assert await asyncio.wait_for(watched.opened(5), 5)
+    await forget(client, keys)
+    watched.on_gap()
+    began_s = time.monotonic()
     with pytest.raises(RequestError) as raised:
-        await read_all(relay)
+        await read_all(watched)
     assert raised.value.code == "history_lost"
+    assert time.monotonic() - began_s >= LOST_GRACE_S
+    assert not await client.exists(keys.record(RID)), "what was visible is not run again"
+
+
+async def test_a_stream_goes_on_when_its_worker_brings_the_request_back(
+    watched: Relay, engine: Engine, client: redis.asyncio.Redis, keys: Keys
+) -> None:
+    reading = asyncio.create_task(read_all(watched))
+    await engine.step(event(0))
+    await eventually(lambda: watched.cursor == engine.log_len, "the first event is taken")
+    for number in (1, 3):  # once the frame that comes with it is what the reader waits for, once it misses one more
+        await forget(client, keys)
+        watched.on_gap()
+        await eventually(lambda: watched._lost_since_s is not None, "it has noticed")
+        if number == 3:
+            engine.keep(event(2))
+        await engine.give_back(event(number))
+        await eventually(lambda: watched._lost_since_s is None, "it is found again")
+    await engine.done()
+    assert without_ids(await reading) == engine.sent
+    assert await client.hget(keys.record(RID), "state") == b"succeeded"
+
+
+async def test_a_reader_that_may_not_admit_waits_for_the_worker_too(
+    hot: HotClient, keys: Keys, engine: Engine, client: redis.asyncio.Redis
+) -> None:
+    reader = Relay(hot, keys, RID, grace_s=5, lost_grace_s=LOST_GRACE_S, readmit=None)
+    watch = RelayWatch()
+    async with serving(watch):
+        watch.add(reader)
+        await forget(client, keys)
+        reader.on_gap()
+        reading = asyncio.create_task(read_all(reader))
+        await eventually(lambda: reader._lost_since_s is not None, "it has noticed")
+        await engine.give_back(event(0))
+        await engine.done()
+        assert without_ids(await reading) == engine.sent
 
 
 class Successors:

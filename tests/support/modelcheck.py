@@ -40,6 +40,8 @@ from tests.support.model.world import Patch, ViolationError, World, opened, requ
 _WORKERS = 3
 _CHECK_EVERY = 100
 _DRAIN_ROUNDS = 300
+_GRACE_ROUNDS = 20
+"""After so many of them everything that a worker has can be back."""
 _TENANT_CAP = 30
 _LANE_CAP = 20
 _SOON_MS = 20
@@ -95,6 +97,7 @@ class Run:
         if plan.faults:
             weighted += [(1, self._release)]
             weighted += [(0.5, lambda: self._one().reconcile()), (1.0, world.take_snapshot)]
+            weighted += [(4, lambda: self._one().step_double())]
             weighted += [(0.8, self._roll_back), (0.1, self._flush)]
         self._weights = [weight for weight, _ in weighted]
         self._ops = [op for _, op in weighted]
@@ -286,7 +289,7 @@ class Run:
         world.caller.loses = False
         for zombie in self._zombies:
             await world.client.delete(world.keys.lease(zombie.wid))
-        for _ in range(_DRAIN_ROUNDS):
+        for turn in range(_DRAIN_ROUNDS):
             await self._reap()
             await self._expire()
             await self._release()
@@ -296,7 +299,7 @@ class Run:
             await self._crash_poisoned()
             await self._replica.pump()
             for client in self._replica.waiting:
-                await client.look()
+                await (client.look() if turn < _GRACE_ROUNDS else client.despair())
             if not self._replica.waiting and not (await look(world)).tenants:
                 return
 
@@ -304,7 +307,7 @@ class Run:
         await worker.present()
         if self._plan.faults:
             await worker.reconcile()
-        for work in (worker.sweep, worker.pull, worker.claim, worker.step):
+        for work in (worker.sweep, worker.pull, worker.claim, worker.step, worker.step_double):
             await work()
         for rid in list(worker.running):
             if rid in worker.running and not worker.poisoned:

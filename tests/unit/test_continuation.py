@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from shared.scripts import Claimed
 from shared.wire import DELTA, HEAD, RESUME, Frame, Meta, Request, encode
 from worker.continuation import History, Resumption, policy_for
 from worker.engines.base import Capabilities, Policy
-from worker.publisher import Outgoing, Publisher
+from worker.outgoing import Outgoing
 
 SSE = Meta(status=200, headers=[("content-type", "text/event-stream; charset=utf-8")])
 JOURNALS = Capabilities(journals=True, priorities=False)
@@ -144,15 +145,11 @@ def test_without_a_journal_or_without_events_nothing_can_be_continued() -> None:
 # ---- the way out
 
 
-class Published(Publisher):
+class Published:
     """A publisher without a server: what it was given is taken from the Outgoing."""
 
-    def __init__(self) -> None:
-        self.marked = 0
-
     def mark(self, out: Outgoing) -> None:
-        del out
-        self.marked += 1
+        """Something waits."""
 
 
 class Resumed:
@@ -161,7 +158,8 @@ class Resumed:
     def __init__(self, data: bytes, ids: list[int] | None = None) -> None:
         self.lost = 0
         history = History("a1", SSE, data, [1, 2, 3] if ids is None else ids, 3)
-        self.out = Published().open("r1", "a2", log_len=50, priority=0, on_refused=lambda _: None)
+        claimed = Claimed(b"", b"x" * 50, 1, 0, 0)
+        self.out = Outgoing(Published(), "r1", "a2", claimed, keep_bytes=0, priority=0, on_refused=lambda _: None)
         self.answer = Resumption(self.out, history, Policy.CONTINUE, self._on_lost)
 
     def _on_lost(self) -> None:

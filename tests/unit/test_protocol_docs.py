@@ -76,7 +76,7 @@ def test_the_state_machine_is_moves() -> None:
         for name, targets in by_script.items()
         for target in targets
     }
-    assert drawn == moves | {("[*]", "queued", "admit"), ("[*]", "queued", "redrive")}
+    assert drawn == moves | {("[*]", "queued", "admit"), ("[*]", "queued", "redrive"), ("[*]", "running", "restore")}
     ends = set(re.findall(r"^ +(\S+) --> \[\*\]$", section("States"), re.MULTILINE))
     assert ends == {state.value for state in TERMINAL}
 

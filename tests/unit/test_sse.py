@@ -39,7 +39,7 @@ async def never() -> None:
 
 async def streaming(door: Leaving) -> Any:
     keys = Keys("p")
-    relay = Relay(cast("HotClient", None), keys, "req", grace_s=1, readmit=never)
+    relay = Relay(cast("HotClient", None), keys, "req", grace_s=1, lost_grace_s=1, readmit=never)
     relay._take(10, Frame(HEAD, "a", 0, [], 0, HEAD_META, b"data: 1\n\n"))
     ticket = Ticket("req", "m", "standard", relay, keys, 0.0)
     answer = Answer(cast("Door", door), ticket, ApiSettings(), stream=True)

@@ -22,6 +22,7 @@ LOST_MESSAGE: Final = 0.25
 _LOOKS = 50
 _CANCEL_LOOKS = 5
 _BARRIER_S = 5.0
+_FOR_EVER_S = 1e9
 
 
 class ModelClient:
@@ -40,7 +41,7 @@ class ModelClient:
         self.text = b""
         self.outcome: str | None = None
         self.explicit = False
-        self.relay = Relay(world.hot, world.keys, self.rid, grace_s=5, readmit=self._readmit)
+        self.relay = Relay(world.hot, world.keys, self.rid, grace_s=5, lost_grace_s=_FOR_EVER_S, readmit=self._readmit)
 
     async def _readmit(self) -> None:
         self._world.happened["readmitted"] += 1
@@ -72,6 +73,11 @@ class ModelClient:
         """The relay has heard nothing for a while."""
         self.relay._read_log("silence", 0)
         await self.follow()
+
+    async def despair(self) -> None:
+        """The grace is over in which a worker may bring back what the server has lost."""
+        self.relay._lost_grace_s = 0
+        await self.look()
 
     async def leave(self) -> None:
         """Cancels the request, as a replica does for a client that has gone."""

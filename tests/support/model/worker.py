@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from shared.errors import FencedError
 from shared.lanes import QUEUES
-from shared.scripts import Claimed, Entry
+from shared.scripts import Claimed, Entry, Finished, Held
 from shared.states import State
 from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, Usage, WorkerCard, encode
 from tests.support.model.world import World, require
@@ -33,12 +33,27 @@ def text_of(attempt: str, first: int, count: int) -> bytes:
 
 @dataclass(slots=True)
 class Running:
-    """A sequence of the engine. `opening`: what the attempt's first frame says; None once it was made."""
+    """A sequence of the engine. `opening`: what the attempt's first frame says; None once it was made.
+
+    `log` is what has been published, by this attempt and those before it; `last_bytes` is its last frame's length.
+    """
 
     attempt: str
-    log_len: int = 0
+    claimed: Claimed
+    log: bytes = b""
+    last_bytes: int = 0
     tokens: int = 0
     opening: Meta | None = _OPENING
+
+    @property
+    def log_len(self) -> int:
+        """Where the next frame belongs."""
+        return len(self.log)
+
+    def landed(self, frame: bytes) -> None:
+        """A frame was published."""
+        self.log += frame
+        self.last_bytes = len(frame)
 
     def frame(self, count: int, end: Meta | None = None) -> bytes:
         """The next `count` tokens as a frame."""
@@ -75,6 +90,7 @@ class ModelWorker:
         self.condemned = False
         self.poisoned = False
         self.running: dict[str, Running] = {}
+        self._doubles: list[tuple[str, Running]] = []  # it was given the same request again, and still runs this one
         self._delivered: list[Entry] = []
 
     async def present(self) -> None:
@@ -90,6 +106,7 @@ class ModelWorker:
         self._world.happened["worker fenced"] += 1
         self.condemned = True
         self.running.clear()
+        self._doubles.clear()
         self._delivered.clear()
 
     # ---- taking work
@@ -149,7 +166,9 @@ class ModelWorker:
         original = world.redriven.get(entry.rid, entry.rid)
         require(claimed.body == b"body of " + original.encode(), "wrong body", entry.rid, claimed.body)
         self.poisoned = self.poisoned or original in world.poison
-        self.running[entry.rid] = run = Running(attempt, len(claimed.log))
+        if entry.rid in self.running:
+            self._doubles.append((entry.rid, self.running[entry.rid]))
+        self.running[entry.rid] = run = Running(attempt, claimed, claimed.log)
         history = History.of(claimed.log)
         if history is None:
             world.happened["restarted" if claimed.log else "started"] += 1
@@ -179,32 +198,93 @@ class ModelWorker:
             return
         for position, (rid, _, _, frame) in enumerate(frames):
             if position in stepped.refused:
-                await self._refused(rid, stepped.refused[position])
+                await self._refused(rid, stepped.refused[position], frame)
             else:
-                self.running[rid].log_len += len(frame)
+                self.running[rid].landed(frame)
         await self._obey(stepped.box)
+
+    async def step_double(self) -> None:
+        """An attempt whose request this worker was given once more goes on, too."""
+        if not self._doubles:
+            return
+        rid, run = self._doubles.pop()
+        frame = run.frame(1)
+        try:
+            stepped = await self._world.scripts.step(self.wid, [(rid, run.attempt, run.log_len, frame)])
+            require(stepped.refused, "two attempts of", rid, "are both served")
+            if await self._restored(rid, run, frame):
+                self._world.happened["double restored"] += 1
+                if rid in self.running:
+                    self._doubles.append((rid, self.running[rid]))
+                self.running[rid] = run
+        except FencedError:
+            self._fenced()
 
     async def done(self, rid: str, state: State = State.SUCCEEDED, reason: str = "completed") -> None:
         """Ends a request; its last tokens ride on the terminal frame."""
         world, run = self._world, self.running[rid]
         count = world.rnd.randrange(3) if state is State.SUCCEEDED else 0
         end = Meta(state=state, reason=reason, usage=Usage(1, run.tokens + count))
-        finished = await world.scripts.done(
-            self.wid, rid, run.attempt, state=state, reason=reason, frame=run.frame(count, end), expected=run.log_len
-        )
+        frame = run.frame(count, end)
+
+        async def ask() -> Finished:
+            return await world.scripts.done(
+                self.wid, rid, run.attempt, state=state, reason=reason, frame=frame, expected=run.log_len
+            )
+
+        finished = await ask()
+        try:
+            if finished.outcome != "OK" and await self._restored(rid, run, b"", ending=True):
+                finished = await ask()
+        except FencedError:
+            self._fenced()
+            return
         if finished.outcome == "OK":
             del self.running[rid]
             world.happened[f"done {state}"] += 1
         else:
-            await self._refused(rid, finished.log_len if finished.outcome == "GAP" else -1)
+            await self._given_up(rid, finished.log_len if finished.outcome == "GAP" else -1)
 
-    async def _refused(self, rid: str, log_len: int) -> None:
+    async def _refused(self, rid: str, log_len: int, frame: bytes) -> None:
+        """A frame was refused: somebody else's by rights, or the server has lost history."""
+        if log_len >= 0:
+            require(self._faults, "the length guard refused", rid, "at", log_len, "and the server lost nothing")
+            self._world.happened["length guard refused"] += 1
+        run = self.running.get(rid)
+        if run is None:
+            return  # it was found out meanwhile that this worker is dead
+        try:
+            if await self._restored(rid, run, frame):
+                return
+        except FencedError:
+            self._fenced()
+            return
+        await self._given_up(rid, log_len)
+
+    async def _restored(self, rid: str, run: Running, frame: bytes, *, ending: bool = False) -> bool:
+        """Whether the worker got the request back. Raises FencedError."""
+        happened = self._world.happened
+        last_bytes = len(frame) or run.last_bytes
+        before = await self._world.client.get(self._world.keys.log(rid)) or b""
+        held = Held(rid, run.attempt, run.claimed, run.log + frame, last_bytes, ending)
+        try:
+            outcome = await self._world.scripts.restore(self.wid, held)
+        except FencedError:
+            happened["attempt fenced"] += 1
+            raise
+        happened[f"restore: {outcome.lower()}"] += 1
+        require(self._faults or outcome == "STALE", "restored", rid, outcome, "and the server lost nothing")
+        if outcome == "OK":
+            require(held.log.startswith(before), "a restore has overwritten what others wrote:", rid, before, held.log)
+            if frame:
+                run.landed(frame)
+        return outcome == "OK"
+
+    async def _given_up(self, rid: str, log_len: int) -> None:
         if log_len < 0:
             self._world.happened["attempt fenced"] += 1
             del self.running[rid]
             return
-        require(self._faults, "the length guard refused", rid, "at", log_len, "and the server lost nothing")
-        self._world.happened["length guard refused"] += 1
         await self.hand_back(rid)
 
     async def hand_back(self, rid: str) -> None:
@@ -214,8 +294,12 @@ class ModelWorker:
         self._world.happened[f"handed back: {outcome.lower()}"] += 1
 
     async def reconcile(self) -> None:
-        """Hands back what the server says this worker owns and it knows nothing of."""
+        """Hands back what the server says this worker owns and it knows nothing of; wants back what it runs."""
         owned = await self._world.client.hgetall(self._world.keys.run(self.wid))  # type: ignore[misc]
+        for rid, run in list(self.running.items()):
+            if owned.get(rid.encode()) != run.attempt.encode():
+                self._world.happened["missed"] += 1
+                await self._refused(rid, -1, b"")
         for raw, attempt in owned.items():
             rid = raw.decode()
             if rid not in self.running or self.running[rid].attempt != attempt.decode():
