@@ -100,7 +100,7 @@ async def test_a_socket_that_breaks_frees_its_request() -> None:
 
 async def test_an_error_event_that_opens_a_late_stream_is_told_in_our_envelope() -> None:
     keys = Keys("p")
-    relay = Relay(cast("HotClient", None), keys, "req", grace_s=1, readmit=never)
+    relay = Relay(cast("HotClient", None), keys, "req", grace_s=1, lost_grace_s=1, readmit=never)
     door = Leaving()
     ticket = Ticket("req", "m", "standard", relay, keys, 0.0)
     answer = Answer(cast("Door", door), ticket, ApiSettings(header_hold_s=0.01), stream=True)
