@@ -10,6 +10,8 @@ ENGINE ?= auto
 MODEL ?=
 ARGS ?=
 SEEDS ?= 200
+# Most of the time of the tests goes into waiting: for leases to lapse, streams to end, engines to start.
+PARALLEL ?= -n 3 --dist loadgroup
 
 # With it, each process of vLLM would compile all its modules anew at every start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,7 +49,7 @@ up: .venv/.stamp-setup ## serve a model on this machine: make up MODEL=/path/to/
 
 .PHONY: test
 test: lint ## everything that a machine without a GPU can check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: lint
 lint: .venv/.stamp-dev ## style, types, import directions

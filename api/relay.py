@@ -109,7 +109,10 @@ class Relay:
         self._idle_ticks = 0
         self._waiter: asyncio.Future[None] | None = None
         self.send_now: Callable[[bytes], bool] | None = None
-        """Sends bytes to the client without waiting, or returns False and sends nothing. Hot path: no task wakes."""
+        """Sends bytes to the client without waiting, or returns False and sends nothing. Hot path: no task wakes.
+
+        An answer's first bytes are left to the client's task, and so is all of an answer that is no stream.
+        """
         self.comment_now: Callable[[bytes], bool] | None = None
         """As `send_now`, for what is no part of the answer."""
         self.hung_up: Callable[[], bool] | None = None
@@ -212,6 +215,8 @@ class Relay:
             if frame.kind & HEAD:
                 self.head = meta
                 self._events = is_event_stream(meta)
+                if not self._events:
+                    self.send_now = None
             if frame.kind & END:
                 self.end = meta
         data = frame.data
@@ -220,7 +225,10 @@ class Relay:
             self._visible = True
             if self._events:
                 data = with_cursors(data, end)
-            self._hand_out(data)
+            if meta is not None and frame.kind & HEAD:
+                self._pend(data)
+            else:
+                self._hand_out(data)
             if self._pending_bytes > PENDING_BYTES:
                 self._dirty = True  # a slow client: what follows is read from the log later
 
@@ -229,6 +237,9 @@ class Relay:
         waiter = self._waiter
         if waiter is not None and not waiter.done() and self.send_now is not None and self.send_now(data):
             return
+        self._pend(data)
+
+    def _pend(self, data: bytes) -> None:
         self._pending.append(data)
         self._pending_bytes += len(data)
 
@@ -262,6 +273,11 @@ class Relay:
     def over(self) -> bool:
         """Whether there is nothing more to hand out: the request has ended, the client is gone or is sent away."""
         return self.gone or self.moved or (self.end is not None and not self._pending)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the client is sent away before it has everything."""
+        return self.moved and (self.end is None or bool(self._pending))
 
     def send_away(self) -> None:
         """Ends the relay before its request ends."""

@@ -23,6 +23,7 @@ from api.admission import Door, Ticket
 from api.observe import DIRECT_SEND
 from api.relay import HEARTBEAT, TICK_S, Relay, is_event_stream
 from api.settings import ApiSettings
+from api.shape import Shape
 from api.transport import hang_up, hang_up_watch, socket_writer
 from shared.errors import RequestError
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT, child
@@ -119,7 +120,7 @@ class EventStream(Response):
         async with contextlib.aclosing(self._pieces) as pieces:
             async for piece in pieces:
                 await direct({"type": "http.response.body", "body": piece, "more_body": True})
-        if relay.moved and relay.end is None:
+        if relay.cut:
             await hang_up(direct)
         else:
             await direct({"type": "http.response.body", "body": b"", "more_body": False})
@@ -146,6 +147,7 @@ class Answer:
         self._settings = settings
         self._stream = stream
         self._left = False
+        self._late = False  # the stream was opened before the answer's head was known
 
     async def response(self, request: Request) -> Response:
         """The response; for a stream, once its head is known or has been waited for long enough."""
@@ -195,24 +197,24 @@ class Answer:
         )
 
     async def _relayed(self) -> AsyncGenerator[bytes, None]:
-        relay, shape = self._ticket.relay, self._ticket.shape
+        relay = self._ticket.relay
         outcome = "client_gone"
         try:
             if relay.head is None and relay.end is None:
+                self._late = True
                 yield b": queued\n\n"
             while not relay.over:
-                piece = relay.take()
-                if shaped := piece if shape is None else shape.piece(piece):
-                    yield shaped
-                if not piece and not relay.over:
+                if piece := self._shaped(relay.take()):
+                    yield piece
+                elif not relay.over:
                     if relay.heartbeat:
                         relay.heartbeat = False
                         yield HEARTBEAT
                     await relay.advance()
-            if relay.moved and relay.end is None:
+            if relay.cut:
                 outcome = "moved"
                 yield _MOVED
-            if (end := relay.end) is not None:
+            elif (end := relay.end) is not None:
                 outcome = end.state
                 if last := self._last_event(end):
                     yield last
@@ -221,6 +223,24 @@ class Answer:
             yield problems.event(error)
         finally:
             self._leave(outcome)
+
+    def _shaped(self, piece: bytes) -> bytes:
+        """What the client gets for a piece of the answer. The form may be known late: see `_late_head`, Door.enter."""
+        head = self._ticket.relay.head
+        if self._late and piece and head is not None:
+            self._late = False
+            self._late_head(head, piece)
+        shape = self._ticket.shape
+        return piece if shape is None else shape.piece(piece)
+
+    def _late_head(self, head: Meta, first: bytes) -> None:
+        """The answer begins after its stream was opened. Raises RequestError when all it says is an error."""
+        if (refusal := problems.of_first_event(first)) is not None:
+            raise refusal
+        if is_event_stream(head):
+            self._observe_first()
+        elif self._ticket.shape is None:
+            self._ticket.shape = Shape(self._ticket.relay, stream=True)
 
     def _last_event(self, end: Meta) -> bytes:
         """What follows the answer's own events."""

@@ -55,7 +55,7 @@ class Cards:
                     await Reaper(self._client, self._prefix).bury(keys, scripts, card.wid)
                     buried += 1
         except BrokerUnavailableError as error:
-            log.warning("cannot take the requests of process %d back now: %s", pid, error)
+            log.warning("process %d has ended; its requests are free once its lease has run out: %s", pid, error)
         return buried
 
     async def _local(self) -> AsyncIterator[tuple[Keys, WorkerCard]]:

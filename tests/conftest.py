@@ -20,6 +20,13 @@ from tests.support import servers
 from tests.support.polling import serving
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, a file's tests stay together, and whatever starts vLLM runs one after the other."""
+    for item in items:
+        group = "vllm" if item.get_closest_marker("vllm") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", params=servers.KINDS)
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
     """A real server that lives as long as the test session. Missing both is a failure, never a silent skip."""

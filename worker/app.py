@@ -22,7 +22,8 @@ from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.scripts import Scripts
 from shared.services import ServiceGroup
-from worker.attempt import Attempts, Stop
+from worker.attempt import Stop
+from worker.attempts import Attempts
 from worker.engines.base import Engine
 from worker.identity import Identity
 from worker.intake import Intake

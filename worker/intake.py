@@ -24,7 +24,8 @@ from shared.keys import Keys
 from shared.lanes import QUEUES
 from shared.metrics import CLAIMS, QUEUE_WAIT, child
 from shared.scripts import Claimed, Entry, Scripts, Unclaimed
-from worker.attempt import Attempts, Claim
+from worker.attempt import Claim
+from worker.attempts import Attempts
 from worker.engines.base import Engine
 from worker.identity import Identity
 

@@ -16,7 +16,8 @@ from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.metrics import ORPHANED
-from worker.attempt import Attempts, Stop
+from worker.attempt import Stop
+from worker.attempts import Attempts
 
 log = logging.getLogger(__name__)
 

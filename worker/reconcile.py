@@ -17,7 +17,7 @@ from shared.hot import HotClient
 from shared.keys import Keys
 from shared.metrics import RECONCILED
 from shared.scripts import Scripts
-from worker.attempt import Attempts
+from worker.attempts import Attempts
 from worker.identity import Identity
 
 log = logging.getLogger(__name__)

@@ -114,7 +114,7 @@ async def test_a_cancel_takes_a_queued_request_at_once_and_a_running_one_from_it
 @pytest.mark.drill(34)
 async def test_what_was_cancelled_while_its_worker_was_dead_does_not_come_back(stack: Stack, figures: Figures) -> None:
     victim = stack.worker("--", "--ttft-ms", "60000")
-    api = stack.api()
+    api = stack.api("--disconnect-grace-s", "0.5")
     async with httpx.AsyncClient(base_url=api.url, timeout=60) as client:
         tasks = [asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(8)]
         await eventually(lambda: victim.metric("penstock_attempts_running") == 8, 10, "they run")

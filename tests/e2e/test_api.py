@@ -278,6 +278,31 @@ async def test_a_stream_whose_answer_is_slow_to_come_is_opened_with_a_comment() 
     assert answer.text.endswith("data: [DONE]\n\n")
 
 
+async def test_a_refusal_of_a_stream_that_was_opened_already_is_its_last_event() -> None:
+    with running_stack() as small:
+        worker = small.worker("--max-active", "1", "--", "--itl-ms", "50", "--max-model-len", "1000")
+        api = small.api("--header-hold-s", "0.3")
+        async with httpx.AsyncClient(base_url=api.url, timeout=30) as client:
+            long = asyncio.create_task(client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 30}))
+            await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 5, "the slot is taken")
+            streamed = {**CHAT, "stream": True}
+            refused, whole = await asyncio.gather(
+                client.post("/v1/chat/completions", json={**streamed, "max_tokens": 2000}),
+                client.post("/v1/chat/completions", json={**streamed, "max_tokens": 2}),
+            )
+            assert (await long).status_code == 200
+        first = metric(f"{api.url}/metrics", "penstock_time_to_first_token_seconds_count")
+    assert (refused.status_code, refused.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    opening, fault, rest = refused.text.split("\n\n")
+    assert (opening, rest) == (": queued", "")
+    error = json.loads(fault.removeprefix("data: "))["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == "context_length_exceeded"
+    assert whole.text.startswith(": queued\n\nid: ")
+    assert whole.text.endswith("data: [DONE]\n\n")
+    assert first == 2, "the time to a stream's first token counts also when it was long"
+
+
 async def test_without_a_living_worker_a_known_model_is_503_and_an_unknown_one_404() -> None:
     with running_stack() as small:
         api = small.api(ready=False)

@@ -12,7 +12,7 @@ from shared.keys import Keys
 from shared.scripts import Entry, Scripts
 from tests.support.polling import eventually, serving
 from tests.support.servers import Server
-from worker.attempt import Attempts
+from worker.attempts import Attempts
 from worker.engines import sim
 from worker.identity import Identity
 from worker.intake import Intake

@@ -7,7 +7,8 @@ import redis.asyncio
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.scripts import Admission, Claimed, Scripts
-from worker.attempt import Attempts, Claim
+from worker.attempt import Claim
+from worker.attempts import Attempts
 from worker.engines import sim
 from worker.identity import Identity
 from worker.publisher import Publisher

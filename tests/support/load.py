@@ -46,6 +46,11 @@ async def ask(wanted: Ask) -> Seen:
     try:
         async with asyncio.timeout(wanted.patience_s):
             await _exchange(seen, wanted, turn, "POST", "/v1/chat/completions", json.dumps(body).encode())
+            while wanted.resume and _turned_away(seen):
+                turn += 1
+                seen.errors.clear()
+                await asyncio.sleep(_PAUSE_S * random.random())
+                await _exchange(seen, wanted, turn, "POST", "/v1/chat/completions", json.dumps(body).encode())
             while seen.broken and wanted.resume and seen.rid:
                 seen.resumes += 1
                 turn += 1
@@ -55,6 +60,13 @@ async def ask(wanted: Ask) -> Seen:
         seen.broken = f"nothing came to an end within {wanted.patience_s} s"
     seen.ended_s = time.monotonic()
     return seen
+
+
+def _turned_away(seen: Seen) -> bool:
+    """Whether a load balancer, or an SDK, would try the next replica: nothing was accepted here."""
+    if seen.rid:
+        return False
+    return "ConnectionRefusedError" in seen.broken or seen.headers.get("x-should-retry") == "true"
 
 
 async def ask_many(count: int, wanted: Ask) -> list[Seen]:

@@ -15,10 +15,11 @@ from api.settings import ApiSettings
 from api.sse import Answer
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.wire import HEAD, Frame, Meta
+from shared.wire import END, HEAD, Frame, Meta
 
 SCOPE: Scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "asgi": {"version": "3.0"}}
 HEAD_META = Meta(status=200, headers=[("content-type", "text/event-stream")])
+ENDED = Meta(status=200, headers=HEAD_META.headers, state="succeeded", reason="completed")
 
 
 class Leaving:
@@ -94,4 +95,27 @@ async def test_a_socket_that_breaks_frees_its_request() -> None:
     response = await streaming(door)
     with pytest.raises((ConnectionResetError, BaseExceptionGroup)):
         await asyncio.wait_for(response(SCOPE, waiting, broken), 5)
+    assert door.left == 1
+
+
+async def test_an_error_event_that_opens_a_late_stream_is_told_in_our_envelope() -> None:
+    keys = Keys("p")
+    relay = Relay(cast("HotClient", None), keys, "req", grace_s=1, lost_grace_s=1, readmit=never)
+    door = Leaving()
+    ticket = Ticket("req", "m", "standard", relay, keys, 0.0)
+    answer = Answer(cast("Door", door), ticket, ApiSettings(header_hold_s=0.01), stream=True)
+    response = await answer.response(Request(SCOPE))
+    sent: list[bytes] = []
+    refusal = b'data: {"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}\n\ndata: [DONE]\n\n'
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+        if b": queued" in sent[-1]:
+            relay._take(200, Frame(HEAD | END, "a", 0, [], 0, ENDED, refusal))
+
+    await asyncio.wait_for(response(SCOPE, waiting, send), 5)
+    last = [body for body in sent if body][-1]
+    assert last.startswith(b'data: {"error":{"message":"no","type":"')
+    assert b'"code":"invalid_request_error"' in last
+    assert b"[DONE]" not in b"".join(sent)
     assert door.left == 1
