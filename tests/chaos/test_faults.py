@@ -228,3 +228,44 @@ async def test_a_worker_that_slept_past_its_lease_is_refused_and_goes_on_under_a
         one.check(800)
         assert one.whole, one
     assert again.whole
+
+
+async def test_answers_that_are_not_streams_survive_a_redis_that_comes_back_empty(client: httpx.AsyncClient) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--", "--itl-ms", "50", "--slots", "8")
+        api = stack.api()
+        body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 100}
+        answers = [asyncio.create_task(client.post(f"{api.url}/v1/chat/completions", json=body)) for _ in range(8)]
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 8, 10, "all run")
+        stack.redis.kill()
+        stack.start_redis()
+        began_s = time.monotonic()
+        seen = await asyncio.gather(*answers)
+        took_s = time.monotonic() - began_s
+        given_back = metric(f"http://127.0.0.1:{worker.ops_port}/metrics", "penstock_restores_total", outcome="ok")
+        claims = worker.metric("penstock_claims_total")
+    assert [answer.status_code for answer in seen] == [200] * 8
+    assert [answer.json()["usage"]["completion_tokens"] for answer in seen] == [100] * 8
+    assert given_back == 8
+    assert claims == 8, "something was run again"
+    assert took_s < 8
+
+
+async def test_a_redis_that_stands_still_for_longer_than_a_lease_is_a_pause(client: httpx.AsyncClient) -> None:
+    """Longer than any command may take, too: every connection is given up and made anew."""
+    with running_stack() as stack:
+        worker = stack.worker("--", "--itl-ms", "50")
+        api = stack.api()
+        streams = asyncio.gather(*(stream_chat(client, api.url, 200) for _ in range(16)))
+        await eventually(lambda: worker.metric("penstock_flushed_frames_total") >= 100, 10, "all have seen text")
+        os.kill(stack.redis.pid, signal.SIGSTOP)
+        await asyncio.sleep(7)
+        os.kill(stack.redis.pid, signal.SIGCONT)
+        seen = await streams
+        assert worker.metric("penstock_worker_renewals_total") == 0
+        assert worker.metric("penstock_claims_total") == 16
+    for one in seen:
+        assert one.whole, one
+        one.check(200)
+    assert min(one.longest_pause_s for one in seen) > 5, "nobody noticed the fault"
+    assert max(one.longest_pause_s for one in seen) < 12

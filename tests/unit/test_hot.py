@@ -176,6 +176,29 @@ async def test_a_client_connects_again_by_itself(fake: FakeServer, client: HotCl
     assert await waiting == b"PONG"
 
 
+@pytest.mark.parametrize("word", [b"READONLY", b"LOADING", b"MASTERDOWN"])
+async def test_a_server_that_is_not_the_one_to_talk_to_is_left(
+    fake: FakeServer, client: HotClient, word: bytes
+) -> None:
+    waiting = asyncio.ensure_future(client.call("SET", "k", "v", timeout_s=5))
+    await arrived(fake, 2)
+    fake.say(b"-" + word + b" not here.\r\n")
+    with pytest.raises(BrokerUnavailableError, match=word.decode()):
+        await waiting
+    await eventually(lambda: len(fake.connections) == 2, "the second connection")
+
+
+@pytest.mark.parametrize("text", [b"OOM command not allowed", b"ERR Error running script: -OOM command not allowed"])
+async def test_a_server_without_room_keeps_its_connection(fake: FakeServer, client: HotClient, text: bytes) -> None:
+    for number in (2, 3):
+        waiting = asyncio.ensure_future(client.call("SET", "k", "v", timeout_s=5))
+        await arrived(fake, number)
+        fake.say(b"-" + text + b" when used memory > 'maxmemory'.\r\n")
+        with pytest.raises(BrokerUnavailableError, match="OOM"):
+            await waiting
+    assert len(fake.connections) == 1
+
+
 async def test_a_reply_that_stays_away_closes_the_connection_for_all(fake: FakeServer, client: HotClient) -> None:
     patient = asyncio.ensure_future(client.call("GET", "patient", timeout_s=60))
     hasty = asyncio.ensure_future(client.call("GET", "hasty", timeout_s=0.02))
