@@ -220,6 +220,7 @@ def demo() -> Iterator[Demo]:
 
 
 @pytest.mark.drill(12)
+@pytest.mark.long
 async def test_clients_of_a_killed_replica_resume_on_another(demo: Demo, figures: Figures) -> None:
     demo.workers(1)
     asks = demo.asked(demo.urls(2), size(60, 120))
@@ -237,6 +238,7 @@ async def test_clients_of_a_killed_replica_resume_on_another(demo: Demo, figures
 
 
 @pytest.mark.drill(19)
+@pytest.mark.long
 async def test_a_redis_that_comes_back_with_its_log_loses_nothing(demo: Demo, figures: Figures) -> None:
     demo.workers(1)
     asks = demo.asked(demo.urls(1), size(120, 240))
