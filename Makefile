@@ -68,7 +68,7 @@ modelcheck: .venv/.stamp-dev ## try the Redis scripts against random faults (SEE
 	$(BIN)/python -m tests.support.modelcheck --seeds $(SEEDS)
 
 .PHONY: drills
-drills: .venv/.stamp-dev ## every fault drill in full, and the report docs/drills.md (about 15 minutes)
+drills: .venv/.stamp-dev ## every fault drill in full, and the report docs/drills.md (about 25 minutes)
 	PENSTOCK_DRILLS=all PENSTOCK_DRILLS_REPORT=docs/drills.md $(BIN)/python -m pytest -m drill tests/drills $(ARGS)
 
 .PHONY: soak

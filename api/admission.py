@@ -152,6 +152,7 @@ class Door:
         self._channels.unsubscribe(keys.channel(relay.rid), relay)
         relay.rid = ticket.rid = found.rid
         ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
+        relay.send_now = None  # what comes from now on has to be brought into shape
         await self._channels.subscribe(keys.channel(found.rid), relay)
         relay.on_gap()
 

@@ -63,6 +63,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.keys = settings.keys
     app.add_exception_handler(RequestError, problems.on_request_error)
     app.add_exception_handler(BrokerUnavailableError, problems.on_broker_error)
+    app.add_exception_handler(Exception, problems.on_bug)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
     for routes in (completions, models, ops, request_routes, admin):

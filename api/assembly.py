@@ -107,7 +107,11 @@ def _merged_list(known: list[Any], more: list[Any]) -> list[Any]:
     merged = list(known)
     for item in more:
         index = item.get("index") if isinstance(item, dict) else None
-        like = next((old for old in merged if index is not None and old.get("index") == index), None)
+        if not isinstance(index, int):  # token texts are keys in some lists, and one of them may be "index"
+            index = None
+        like = next(
+            (old for old in merged if index is not None and isinstance(old, dict) and old.get("index") == index), None
+        )
         if like is not None:
             _merge(like, item)
         elif index is not None:

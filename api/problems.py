@@ -129,6 +129,12 @@ async def on_broker_error(request: Request, error: Exception) -> Response:
     return await on_request_error(request, errors.broker_unavailable())
 
 
+async def on_bug(request: Request, error: Exception) -> Response:
+    """FastAPI's handler of everything that nobody expected; the server logs it."""
+    del request, error
+    return response(errors.internal_error())
+
+
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """FastAPI's handler of unknown paths and wrong methods."""
     if not isinstance(error, HTTPException):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +28,8 @@ from shared.keys import Keys
 from shared.metrics import GAP_REPAIRS
 from shared.states import State
 from shared.wire import END, HEAD, MESSAGE_HEADER_BYTES, RESUME, Frame, Meta, decode_message
+
+T = TypeVar("T")
 
 PENDING_BYTES = 65_536
 """Bytes kept in memory for a client that is slower than its stream."""
@@ -352,7 +355,7 @@ class Relay:
         tick looks again. Raises RequestError when it has not come in time.
         """
         if self._readmit is not None and not self.cursor:
-            await self._readmit()
+            await self._patiently(self._readmit)
             return
         now_s = self._loop.time()
         if self._lost_since_s is None:
@@ -362,13 +365,18 @@ class Relay:
 
     async def _read(self) -> LogSlice:
         """A slice of the log; waits for a Redis that is away. Raises RequestError when it stays away."""
+        try:
+            return await self._patiently(lambda: read_log(self._client, self._keys, self.rid, self.cursor))
+        except msgspec.MsgspecError as error:  # a failover has put another history under our cursor
+            raise history_lost() from error
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The call's result; while Redis is away it is made again. Raises RequestError when Redis stays away."""
         give_up_at_s = self._loop.time() + self._grace_s
         pause_s = _RETRY_FIRST_S
         while True:
             try:
-                return await read_log(self._client, self._keys, self.rid, self.cursor)
-            except msgspec.MsgspecError as error:  # a failover has put another history under our cursor
-                raise history_lost() from error
+                return await call()
             except BrokerUnavailableError as error:
                 if self._loop.time() >= give_up_at_s:
                     raise broker_unavailable() from error

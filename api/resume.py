@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import msgspec
+
 from api.relay import is_event_stream, with_cursors
 from shared import errors
 from shared.frames import read_log
@@ -50,10 +52,13 @@ def cursor_of(sent: str | None) -> int:
 
 
 async def seek(client: HotClient, keys: Keys, rid: str, cursor: int) -> Position:
-    """Where to go on behind `cursor`. Raises RequestError (400), BrokerUnavailableError."""
+    """Where to go on behind `cursor`. Raises RequestError (400, 500), BrokerUnavailableError."""
     at = Position()
     while at.start < cursor:
-        part = await read_log(client, keys, rid, at.start)
+        try:
+            part = await read_log(client, keys, rid, at.start)
+        except msgspec.MsgspecError as error:  # a failover has changed the log between two reads
+            raise errors.history_lost() from error
         if not part.frames:
             raise errors.invalid_cursor(f"The cursor {cursor} lies behind the end of this stream.")
         for end, frame in part.frames:

@@ -25,7 +25,7 @@ from api.relay import HEARTBEAT, TICK_S, Relay, is_event_stream
 from api.settings import ApiSettings
 from api.shape import Shape
 from api.transport import hang_up, hang_up_watch, socket_writer
-from shared.errors import RequestError
+from shared.errors import BrokerUnavailableError, RequestError, broker_unavailable
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT, child
 from shared.wire import Meta
 
@@ -218,9 +218,10 @@ class Answer:
                 outcome = end.state
                 if last := self._last_event(end):
                     yield last
-        except RequestError as error:
-            outcome = error.code
-            yield problems.event(error)
+        except (RequestError, BrokerUnavailableError) as error:
+            fault = error if isinstance(error, RequestError) else broker_unavailable()
+            outcome = fault.code
+            yield problems.event(fault)
         finally:
             self._leave(outcome)
 

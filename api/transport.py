@@ -21,12 +21,17 @@ _FLUSH_S = 1.0
 def hang_up_watch(send: Send | None) -> Callable[[], bool] | None:
     """Tells whether the client has hung up, without a task that waits for the news.
 
-    `send` is the server's own. None when the server is another one: then `receive` has to be listened to.
+    `send` is the server's own. None when the server is another one: then `receive` has to be listened to. Call it once
+    the request's body has been read.
     """
     cycle = getattr(send, "__self__", None)
     if type(cycle) is not RequestResponseCycle or cycle.scope["method"] == "HEAD":
         return None
-    return lambda: bool(cycle.disconnected)
+    # uvicorn stops reading behind a large body until somebody asks for more, and so would not see the hang-up
+    if not getattr(getattr(cycle.on_response, "__self__", None), "pipeline", ()):
+        cycle.flow.resume_reading()
+    # uvicorn tells only the newest of pipelined requests that the connection is lost
+    return lambda: bool(cycle.disconnected or cycle.transport.is_closing())
 
 
 async def hang_up(send: Send) -> None:
@@ -60,7 +65,10 @@ def socket_writer(send: Send) -> Callable[[bytes], bool] | None:
     def write_now(body: bytes) -> bool:
         if flow.write_paused or cycle.disconnected or cycle.response_complete:
             return False
-        write(b"%x\r\n%b\r\n" % (len(body), body))
+        try:
+            write(b"%x\r\n%b\r\n" % (len(body), body))
+        except RuntimeError:  # closed, and this request was not told
+            return False
         return True
 
     return write_now

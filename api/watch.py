@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from api.relay import TICK_S, Relay
+
+log = logging.getLogger(__name__)
 
 
 class RelayWatch:
@@ -40,7 +43,10 @@ class RelayWatch:
             await self._some.wait()
             await asyncio.sleep(TICK_S)
             for relay in tuple(self._relays):
-                relay.tick()
+                try:
+                    relay.tick()
+                except Exception:
+                    log.exception("request %s", relay.rid)  # a fault of one must not cost the others their watch
 
     def send_away(self) -> None:
         """Ends every relay: its client shall go on at another replica. Those that come later are ended, too."""

@@ -7,11 +7,14 @@ renewed (`on_gap`), and then reads its log. Delivery is synchronous and never wa
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Protocol
 
 from shared.errors import BrokerUnavailableError
 from shared.hot import PushClient
 from shared.metrics import RESUBSCRIBES
+
+log = logging.getLogger(__name__)
 
 _CONFIRM_TIMEOUT_S = 5.0
 _LINGER_S = 1.0
@@ -118,10 +121,18 @@ class Channels:
             self._client.send("UNSUBSCRIBE", *keys)
 
     def _on_reply(self, reply: list[Any]) -> None:
+        if type(reply) is not list:
+            if isinstance(reply, Exception):  # no place for another client, a wrong password
+                log.warning("%s was refused by Redis: %s", self._client.name, reply)
+                self._client.abort()
+            return
         kind = reply[0]
         if kind == b"message":
             for listener in self._listeners.get(reply[1], ()):
-                listener.on_message(reply[2])
+                try:
+                    listener.on_message(reply[2])
+                except Exception:  # a fault of one must not cost the others their connection
+                    log.exception("a listener of %s", reply[1])
         elif kind == b"subscribe":
             confirmed = self._unconfirmed.pop(reply[1], None)
             if confirmed is not None and not confirmed.done():

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _BACKOFF_FIRST_S = 0.05
 _BACKOFF_MOST_S = 1.0
 _PING_EVERY_S = 5.0
+_REFUSED_S = 0.1
+"""A subscriber connection that ends sooner was refused: the next one waits longer."""
 
 
 class HotClient:
@@ -158,7 +160,7 @@ class PushClient:
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 backoff_s = min(_BACKOFF_MOST_S, backoff_s * 2)
                 continue
-            backoff_s = _BACKOFF_FIRST_S
+            opened_s = time.monotonic()
             for command in (*self._endpoint.greeting, ("CLIENT", "SETNAME", self.name)):
                 protocol.write(command)
             self._protocol = protocol
@@ -169,6 +171,11 @@ class PushClient:
             finally:
                 self._protocol = None
                 protocol.abort()
+            if time.monotonic() - opened_s > _REFUSED_S:
+                backoff_s = _BACKOFF_FIRST_S
+            else:
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(_BACKOFF_MOST_S, backoff_s * 2)
 
     async def _watch(self, protocol: PushConnection) -> None:
         """Until the connection ends. A half-open one is noticed by PINGs that stay without an answer."""
@@ -186,6 +193,11 @@ class PushClient:
     def connected(self) -> bool:
         """Whether the connection is up."""
         return self._protocol is not None
+
+    def abort(self) -> None:
+        """Closes the connection at once; it is made again after a pause."""
+        if self._protocol is not None:
+            self._protocol.abort()
 
     def send(self, *command: Any) -> bool:
         """Writes a command; its reply goes to `on_reply`. False when there is no connection."""

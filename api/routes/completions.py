@@ -24,7 +24,7 @@ _FORWARDED = ("content-type", "traceparent", "tracestate")
 async def _body(request: Request, declared: str) -> bytes:
     """The request body; `declared` is its content-length. Raises RequestError (413) as soon as it is over the limit."""
     limit: int = request.app.state.settings.max_body_bytes
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isascii() and declared.isdecimal() and int(declared) > limit:
         raise request_too_large(limit)
     parts, size = [], 0
     async for part in request.stream():

@@ -77,7 +77,6 @@ ELSEWHERE = {
     31: "fairness is measured where lanes are built out (issue 4); the script's shares: tests/integration/test_pull.py",
     32: "as 31",
     40: "the batch process comes with issue 7",
-    41: "needs a grammar, so real vLLM: tests/e2e with the demo model",
     43: "needs the cluster client; the scripts run on a cluster of one: tests/integration/test_declared_keys.py",
     44: "`make soak`, for as long as you like; not part of a run that somebody waits for",
     45: "tests/integration/test_declared_keys.py, in every `make test`",

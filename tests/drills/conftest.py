@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Drills that take long run in `make drills` only; there they get the time."""
     if ALL:
         for item in items:
-            if item.get_closest_marker("drill"):
+            if item.get_closest_marker("drill") and not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
         return
     late = [item for item in items if item.get_closest_marker("long")]
@@ -78,8 +78,9 @@ def report_of(rows: list[tuple[int, str, str, Figures]]) -> str:
     lines = [
         "# Drills",
         "",
-        "Written by `make drills`: faults on real processes with the simulated engine, each of which proves that it",
-        "happened. A history checker compares what every client saw with what Redis says (tests/support/history.py).",
+        "Written by `make drills`: faults on real processes, each of which proves that it happened. The engine is the",
+        "simulated one, or real vLLM on the CPU with the demo model where a row says so. A history checker compares",
+        "what every client saw with what Redis says (tests/support/history.py).",
         f"This run: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.",
         "",
         "| # | drill | outcome | figures |",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -86,7 +87,14 @@ def read_line(seen: Seen, line: str) -> None:
             return
         for choice in event["choices"]:
             seen.first_s = seen.first_s or time.monotonic()
-            seen.text += choice["delta"].get("content") or ""
+            seen.text += text_of(choice)
             seen.tokens += 1
             if choice.get("finish_reason"):
                 seen.finish_reasons.append(choice["finish_reason"])
+
+
+def text_of(choice: dict[str, Any]) -> str:
+    """What a chunk's or an answer's choice says: its text, or the arguments of the tools that it calls."""
+    said = choice.get("delta") or choice.get("message") or {}
+    calls = said.get("tool_calls") or ()
+    return (said.get("content") or "") + "".join(call["function"].get("arguments") or "" for call in calls)

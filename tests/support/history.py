@@ -1,14 +1,16 @@
 """The history checker: what clients have seen, against what Redis says happened.
 
-For every request that was admitted: exactly one terminal state, written once; the client's text is f(rid), whole or a
-prefix followed by one explicit error; the log's text is the client's; nothing stands behind the terminal frame. When
-all is over nothing is left: no tenant's place, no run set, no message in a box, no queue entry, no deadline, no body.
+For every request that was admitted: exactly one terminal state, written once; the client's text is f(rid), or what it
+was given as expected, whole or a prefix followed by one explicit error; the log's text is the client's; nothing stands
+behind the terminal frame. When all is over nothing is left: no tenant's place, no run set, no message in a box, no
+queue entry, no deadline, no body.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import redis
@@ -17,7 +19,7 @@ from shared.keys import Keys
 from shared.lanes import QUARANTINE, QUEUES
 from shared.states import TERMINAL
 from shared.wire import END, Frame, split_log
-from tests.support.client import Seen
+from tests.support.client import Seen, text_of
 from tests.support.polling import eventually
 from worker.engines.sim_answers import answer_text
 
@@ -43,13 +45,17 @@ class Verdict:
     resumes: int = 0
 
 
-def check_clients(seen: list[Seen], tokens: int) -> Verdict:
+Wanted = int | Mapping[str, str]
+"""What was asked for: tokens of the simulated engine, or the text of each request by its id."""
+
+
+def check_clients(seen: list[Seen], wanted: Wanted) -> Verdict:
     """What each client has seen. Raises AssertionError."""
     verdict = Verdict()
     for one in seen:
         assert not one.broken, f"{one.rid or 'a request without an id'}: broke off: {one.broken}"
         if one.rid and one.status == 200:
-            expected = answer_text(one.rid, tokens)
+            expected = answer_text(one.rid, wanted) if isinstance(wanted, int) else wanted[one.rid]
             assert expected.startswith(one.text), f"{one.rid}: gap, repeat or splice:\n{one.text}\n{expected}"
             assert one.ids == sorted(set(one.ids)), f"{one.rid}: the cursors do not grow"
             assert one.whole == (one.text == expected and one.done == 1), f"{one.rid}: {one.done} {one.errors}"
@@ -62,11 +68,13 @@ def check_clients(seen: list[Seen], tokens: int) -> Verdict:
     return verdict
 
 
-async def check_history(url: str, seen: list[Seen], tokens: int, *, kept: bool = True, within_s: float = 10) -> Verdict:
+async def check_history(
+    url: str, seen: list[Seen], wanted: Wanted, *, kept: bool = True, within_s: float = 10, pool: str = POOL
+) -> Verdict:
     """Everything. `kept`: Redis has lost nothing, so that every record and log must be there. Raises AssertionError."""
-    verdict = check_clients(seen, tokens)
+    verdict = check_clients(seen, wanted)
     with redis.Redis.from_url(url) as server:
-        keys = Keys(POOL)
+        keys = Keys(pool)
         await eventually(
             lambda: not leftovers(server, keys), f"rest; left is {leftovers(server, keys)}", within_s=within_s
         )
@@ -102,7 +110,7 @@ def log_text(frames: list[Frame]) -> str:
     for line in b"".join(frame.data for frame in frames).decode().splitlines():
         if line.startswith("data: {"):
             for choice in json.loads(line[6:]).get("choices", ()):
-                text += (choice.get("delta") or {}).get("content") or ""
+                text += text_of(choice)
     return text
 
 

@@ -37,9 +37,10 @@ class Ask:
     content: str = "count"
 
 
-async def ask(wanted: Ask) -> Seen:
-    """One request to its end. Raises nothing: what went wrong stands in Seen."""
-    seen = Seen(began_s=time.monotonic())
+async def ask(wanted: Ask, into: Seen | None = None) -> Seen:
+    """One request to its end. Raises nothing: what went wrong stands in Seen. `into` is filled while it goes on."""
+    seen = into if into is not None else Seen()
+    seen.began_s = time.monotonic()
     message = {"role": "user", "content": wanted.content}
     body = {"messages": [message], "max_tokens": wanted.tokens, "stream": wanted.stream, **wanted.body}
     turn = wanted.first
