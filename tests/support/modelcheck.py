@@ -96,7 +96,7 @@ class Run:
             weighted += [(4, self._release), (3, self._redrive)]
         if plan.faults:
             weighted += [(1, self._release)]
-            weighted += [(0.5, lambda: self._one().reconcile()), (1.0, world.take_snapshot)]
+            weighted += [(2.0, lambda: self._one().reconcile()), (1.0, world.take_snapshot)]
             weighted += [(4, lambda: self._one().step_double())]
             weighted += [(0.8, self._roll_back), (0.1, self._flush)]
         self._weights = [weight for weight, _ in weighted]
