@@ -28,6 +28,7 @@ class _Sink:
 
     attempt = "bench"
     priority = 0
+    resume = None
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -40,6 +41,12 @@ class _Sink:
         self.count += len(token_ids)
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """See Journal."""
+
+    def replayed(self) -> None:
+        """See Journal."""
+
+    def diverged(self, why: str) -> None:
         """See Journal."""
 
     async def receive(self) -> dict[str, Any]:
