@@ -124,7 +124,7 @@ class DeadLetters:
         body = letter.body
         if (request := letter.request) is not None:  # the engine names the generation by it: it must be the new one
             headers = [(name, rid if name == _RID_HEADER else value) for name, value in request.headers]
-            body = encode(msgspec.structs.replace(request, headers=headers))
+            body = encode(msgspec.structs.replace(request, headers=headers, stays=True))
         admission = Admission(
             rid=rid,
             fingerprint=letter.fingerprint,
