@@ -225,7 +225,7 @@ class SimEngine:
     async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
         front, back = chunk_template(job, self._options.name)
-        await asyncio.sleep(self._options.ttft_s)
+        await self._read_prompt()
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
         text = self._text
@@ -251,8 +251,13 @@ class SimEngine:
             await send({"type": "http.response.body", "body": tail, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
+    async def _read_prompt(self) -> None:
         await asyncio.sleep(self._options.ttft_s)
+        if self._steps.hung:
+            await self._steps.next()
+
+    async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
+        await self._read_prompt()
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
         pieces = []
