@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,7 @@ class _Steps:
         self._due_s = 0.0
         self._ticking = False
         self.hung = False  # see sim_faults.py
+        self.fails_at_s = math.inf
         self._loop: asyncio.AbstractEventLoop | None = None  # looked up once: on 3.11 every look-up is a system call
 
     def next(self) -> asyncio.Future[None]:
@@ -164,7 +166,7 @@ class SimEngine:
 
     def failure(self) -> str | None:
         """It never fails on its own."""
-        return None
+        return "a request asked for it" if time.monotonic() >= self._steps.fails_at_s else None
 
     async def stop(self) -> None:
         """Nothing to free."""
