@@ -1,4 +1,4 @@
-"""Workers whose engine fails: they end, and what they give back they do not take again."""
+"""Processes of which a part has failed: they end, and what a worker gives back it does not take again."""
 
 from __future__ import annotations
 
@@ -58,3 +58,12 @@ async def test_an_engine_that_fails_during_a_drain_ends_the_drain() -> None:
         assert [one[b"kills"] for one in records(server)] == [b"1", b"1"]
         for task in asks:
             task.cancel()
+
+
+async def test_a_replica_that_has_lost_a_service_ends_and_says_why() -> None:
+    with running_stack() as stack, redis.Redis.from_url(stack.redis_url) as server:
+        api = stack.api(ready=False)
+        server.set("ps:pools", "a string where a hash is read")
+        await eventually(lambda: api.popen.poll() is not None, 20, "the replica ends")
+        assert api.popen.returncode == FAILED
+        assert "this replica ends" in api.log.read_text()
