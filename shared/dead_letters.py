@@ -148,7 +148,7 @@ class DeadLetters:
         return bool((await pipe.execute())[0])
 
     async def _each(self) -> AsyncIterator[Letter]:
-        for pool in sorted(set((await self._registry.pools()).values())):
+        for pool in sorted(await self._registry.known()):
             keys = Keys(pool, prefix=self._prefix)
             last = "+"
             while page := await self._page(keys, last):
