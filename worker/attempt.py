@@ -89,6 +89,7 @@ class Attempt:
         self._unread = True
         self.answered = False
         """Whether the engine has answered: not refused, and nobody has stopped it."""
+        self._gap = False
         self._complete = False
         self._out: Outgoing = publisher.open(
             claim.rid,
@@ -123,7 +124,8 @@ class Attempt:
             self._publisher.reclaim(self._out)
 
     def _refused(self, log_len: int) -> None:
-        self.stop(Stop.FENCED if log_len < 0 else Stop.HAND_BACK)
+        self._gap = log_len >= 0
+        self.stop(Stop.HAND_BACK if self._gap else Stop.FENCED)
 
     @property
     def in_engine(self) -> bool:
@@ -269,7 +271,7 @@ class Attempt:
             end = Meta(state=State.CANCELLED, reason=reason, usage=self._out.used)
         if await self._publisher.finish(self._out, end):
             return end.reason if stop is Stop.LOST else end.state
-        if self._stop is Stop.HAND_BACK:
+        if self._gap:  # still ours, and with another log than was written here
             await self._hand_back()
         return "refused"
 
