@@ -25,7 +25,7 @@ _UNSENT_BYTES = 65_536
 
 
 def main(argv: list[str]) -> int:
-    """Serves until SIGTERM or SIGINT. Returns the exit status."""
+    """Serves until SIGTERM or SIGINT, or until a background service fails. Returns the exit status."""
     try:
         settings = read_settings(ApiSettings, argv, "penstock api")
     except ConfigurationError as error:
@@ -53,8 +53,9 @@ def main(argv: list[str]) -> int:
         timeout_graceful_shutdown=int(settings.drain_s) + _AFTER_DRAIN_S,
         backlog=4096,
     )
-    _Server(config, app).run(sockets=[listener])
-    return 0
+    server = _Server(config, app)
+    server.run(sockets=[listener])
+    return int(server.failed)
 
 
 class _Server(uvicorn.Server):
@@ -63,6 +64,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self.failed = False
+        app.state.on_failure = self._fail
+
+    def _fail(self) -> None:
+        self.failed = self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn.Server. Called for each signal; a second one ends the wait.

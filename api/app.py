@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,6 +31,8 @@ from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.services import ServiceGroup
 
+log = logging.getLogger(__name__)
+
 
 def create_app(settings: ApiSettings) -> FastAPI:
     """The replica's application. It connects to Redis in its lifespan, and keeps trying while Redis is away."""
@@ -50,16 +54,21 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.door = Door(settings, client, requests, channels, catalog, watch)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
+        failing: asyncio.Task[None] | None = None
         try:
             for service in (client, channels, watch, Reaper(control, settings.prefix)):
                 await services.start(service)
+            failing = asyncio.create_task(_end_with_services(app, services))
             yield
         finally:
+            if failing is not None:
+                failing.cancel()
             await services.stop()
             await control.aclose()
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
     app.state.settings = settings
+    app.state.on_failure = lambda: None
     app.state.keys = settings.keys
     app.add_exception_handler(RequestError, problems.on_request_error)
     app.add_exception_handler(BrokerUnavailableError, problems.on_broker_error)
@@ -69,3 +78,10 @@ def create_app(settings: ApiSettings) -> FastAPI:
     for routes in (completions, models, ops, request_routes, admin):
         app.include_router(routes.router)
     return app
+
+
+async def _end_with_services(app: FastAPI, services: ServiceGroup) -> None:
+    """A replica without one of its services is half a one: it is not ready any more, drains, and its server ends."""
+    log.critical("this replica ends: %r", await services.failure())
+    app.state.drain.begin()
+    app.state.on_failure()

@@ -60,7 +60,7 @@ class Cards:
 
     async def _local(self) -> AsyncIterator[tuple[Keys, WorkerCard]]:
         here = socket.gethostname()
-        for pool in sorted(set((await self._registry.pools()).values())):
+        for pool in sorted(await self._registry.known()):
             keys = Keys(pool, prefix=self._prefix)
             for raw in (await self._registry.workers(keys)).values():
                 try:

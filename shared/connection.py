@@ -14,7 +14,6 @@ The three hot connections (flush, subscriber, blocking read) do not use redis-py
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -26,15 +25,18 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
+    ClusterDownError,
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.retry import Retry
 
 from shared.errors import BrokerUnavailableError, FencedError
+from shared.resp import is_passing
 from shared.sentinel import Login, is_sentinel, parse
 
 P = ParamSpec("P")
@@ -46,9 +48,8 @@ POOL_CONNECTIONS = 16
 POOL_WAIT_S = 5.0
 HEALTH_CHECK_S = 15
 _TIMEOUTS: Final = {"socket_timeout": COMMAND_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
-_PASSING = (BusyLoadingError, MasterDownError, OutOfMemoryError, ReadOnlyError)
-_PASSING_INSIDE = re.compile(r"^BUSY |-(OOM|READONLY|MASTERDOWN) ")
-"""What says nothing about the command. Before Redis 7 the error of a script names it inside."""
+_PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+"""What says nothing about the command, as redis-py names it; of these it has cut the code off."""
 
 
 def connect(url: str) -> redis.asyncio.Redis:
@@ -102,7 +103,7 @@ def translate(error: Exception) -> Exception:
     """A redis-py error as one of ours; anything that is a bug of ours stays as it is."""
     if isinstance(error, ResponseError) and "FENCED" in str(error):
         return FencedError(str(error))
-    if isinstance(error, _PASSING) or (isinstance(error, ResponseError) and _PASSING_INSIDE.search(str(error))):
+    if isinstance(error, _PASSING) or (isinstance(error, ResponseError) and is_passing(str(error))):
         return BrokerUnavailableError(str(error))
     if isinstance(error, ResponseError):
         return error

@@ -124,7 +124,7 @@ class DeadLetters:
         body = letter.body
         if (request := letter.request) is not None:  # the engine names the generation by it: it must be the new one
             headers = [(name, rid if name == _RID_HEADER else value) for name, value in request.headers]
-            body = encode(msgspec.structs.replace(request, headers=headers))
+            body = encode(msgspec.structs.replace(request, headers=headers, stays=True))
         admission = Admission(
             rid=rid,
             fingerprint=letter.fingerprint,
@@ -148,7 +148,7 @@ class DeadLetters:
         return bool((await pipe.execute())[0])
 
     async def _each(self) -> AsyncIterator[Letter]:
-        for pool in sorted(set((await self._registry.pools()).values())):
+        for pool in sorted(await self._registry.known()):
             keys = Keys(pool, prefix=self._prefix)
             last = "+"
             while page := await self._page(keys, last):

@@ -22,6 +22,11 @@ class GlobalKeys:
         """Hash: served model name → pool."""
         return f"{self.prefix}:pools"
 
+    @property
+    def known_pools(self) -> str:
+        """Set: every pool that was ever registered and of which something is left."""
+        return f"{self.prefix}:known"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

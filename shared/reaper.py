@@ -62,26 +62,27 @@ class Reaper:
         """One round over all pools. Never raises for a broker that is away: the round is then lost."""
         self._ticks += 1
         try:
-            for pool, model in {pool: model for model, pool in (await self._registry.pools()).items()}.items():
+            for pool in await self._registry.known():
                 keys = Keys(pool, prefix=self._prefix)
                 scripts = Scripts(RedisCaller(self._client), keys)
-                await self._reap(keys, scripts, model)
+                await self._reap(keys, scripts)
                 await self._expire(keys, scripts)
                 await self._release(keys, scripts)
                 if self._ticks % _STRANGERS_EVERY_TICKS == 0:
                     await self._bury_strangers(keys, scripts)
+                    await self._registry.forget(pool)
         except BrokerUnavailableError as error:
             log.debug("reaper: %s", error)
             self._missed.clear()
             self._undisturbed_since_s = self._clock.monotonic_s()
 
-    async def _reap(self, keys: Keys, scripts: Scripts, model: str) -> None:
+    async def _reap(self, keys: Keys, scripts: Scripts) -> None:
         wids = list(await self._registry.workers(keys))
         if not wids:
             return
         alive = await self._registry.alive(keys, wids)
         if not all(alive):  # a server that refuses to write, being full, has refused the beats as well
-            await self._registry.write(model, keys.pool)
+            await self._registry.write(keys.pool)
         trusted = self._clock.monotonic_s() - self._undisturbed_since_s >= LEASE_MS / 1000
         for wid, lives in zip(wids, alive, strict=True):
             seen = (keys.pool, wid)

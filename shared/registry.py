@@ -43,26 +43,48 @@ class Registry:
         self._client = client
         self._prefix = prefix
         self._pools_key = GlobalKeys(prefix).pools
+        self._known_key = GlobalKeys(prefix).known_pools
 
     @broker_errors
     async def register(self, pool: str, card: WorkerCard, names: list[str]) -> None:
         """Announces a worker and the model names it serves. Repeated now and then, since a server may be flushed."""
         keys = Keys(pool, prefix=self._prefix)
         pipe = self._client.pipeline(transaction=False)
+        pipe.sadd(self._known_key, pool)
         pipe.hset(keys.workers, card.wid, encode(card))  # type: ignore[arg-type]
         pipe.hset(self._pools_key, mapping=dict.fromkeys(names, pool))
         await pipe.execute()
 
     @broker_errors
-    async def write(self, model: str, pool: str) -> None:
+    async def write(self, pool: str) -> None:
         """Writes what is known anyway: it succeeds where anything could be written."""
-        await self._client.hsetnx(self._pools_key, model, pool)  # type: ignore[misc]
+        await self._client.sadd(self._known_key, pool)  # type: ignore[misc]
 
     @broker_errors
     async def pools(self) -> dict[str, str]:
         """Model name → pool."""
         names = await self._client.hgetall(self._pools_key)  # type: ignore[misc]
         return {name.decode(): pool.decode() for name, pool in names.items()}
+
+    @broker_errors
+    async def known(self) -> set[str]:
+        """Every pool of which something may be left, be it that its model has moved to another one."""
+        found = await self._client.smembers(self._known_key)  # type: ignore[misc]
+        return {pool.decode() for pool in found} | set((await self.pools()).values())
+
+    @broker_errors
+    async def forget(self, pool: str) -> bool:
+        """Forgets a pool that no model names, if no worker, no request and no dead letter of it is left."""
+        if pool in (await self.pools()).values():
+            return False
+        keys = Keys(pool, prefix=self._prefix)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.exists(keys.workers, keys.tenants, keys.deadlines)
+        pipe.xlen(keys.dead_letters)
+        if any(await pipe.execute()):
+            return False
+        await self._client.srem(self._known_key, pool)  # type: ignore[misc]
+        return True
 
     @broker_errors
     async def workers(self, keys: Keys) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ They do not reconnect and know nothing of what is sent: commands in, replies or 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,10 @@ import hiredis
 from shared.errors import BrokerUnavailableError, FencedError
 
 _ELSEWHERE: Final = ("LOADING", "READONLY", "MASTERDOWN")
-_PASSING: Final = ("CLUSTERDOWN", "TRYAGAIN", "BUSY ", "UNBLOCKED", "OOM ")
+_PASSING: Final = ("OOM", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "UNBLOCKED")
+_ELSEWHERE_INSIDE: Final = re.compile(rf"(^|[-('\"])({'|'.join(_ELSEWHERE)}) ")
+_PASSING_INSIDE: Final = re.compile(rf"(^|[-('\"])({'|'.join(_PASSING)}) ")
+"""The code of a reply or of its cause: before Redis 7 a script's error names it inside, as redis-py's of a pipeline."""
 
 
 class ScriptMissingError(Exception):
@@ -27,6 +31,11 @@ class ElsewhereError(BrokerUnavailableError):
     """The server is not, or not yet, the one to talk to: the connection is to be made anew."""
 
 
+def is_passing(text: str) -> bool:
+    """Whether an error reply says nothing about the command: the server has no room, no disk, no replica, no master."""
+    return bool(_ELSEWHERE_INSIDE.search(text) or _PASSING_INSIDE.search(text))
+
+
 def raise_reply(error: hiredis.ReplyError) -> None:
     """Raises an error reply: as one of ours where it is one of them."""
     text = str(error)
@@ -34,10 +43,9 @@ def raise_reply(error: hiredis.ReplyError) -> None:
         raise ScriptMissingError
     if "FENCED" in text:
         raise FencedError(text)
-    # before Redis 7 the error of a script names its cause inside
-    if text.startswith(_ELSEWHERE) or "-READONLY " in text:
+    if _ELSEWHERE_INSIDE.search(text):
         raise ElsewhereError(text)
-    if text.startswith(_PASSING) or "-OOM " in text:
+    if is_passing(text):
         raise BrokerUnavailableError(text)
     raise error
 

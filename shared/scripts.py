@@ -247,6 +247,7 @@ class Scripts:
             end_frame(State.EXPIRED, "queue_timeout"),
             end_frame(State.CANCELLED, "cancelled"),
             end_frame(State.FAILED, "too_many_attempts"),
+            end_frame(State.EXPIRED, "deadline_exceeded"),
         ]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.workers]
         args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends]
@@ -371,9 +372,9 @@ class Scripts:
 
     async def expire(self, rid: str, *, owner: str, queue: str) -> str:
         """Queued → expired, or tells the owner. Returns DONE, SENT, RETRY, EARLY, GONE or a terminal state."""
-        frame = end_frame(State.EXPIRED, "queue_timeout")
+        frame, started = (end_frame(State.EXPIRED, reason) for reason in ("queue_timeout", "deadline_exceeded"))
         keys = self._ending_keys(rid, owner, queue)
-        return _word(await self._run("expire", keys, [rid, owner, queue, frame, self._ttl_ms]))
+        return _word(await self._run("expire", keys, [rid, owner, queue, frame, self._ttl_ms, started]))
 
     async def discard(self, rid: str) -> str:
         """Takes the result of a request away, now or right after its end. Returns OK or GONE."""

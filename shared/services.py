@@ -35,6 +35,7 @@ class ServiceGroup:
         self._running: list[tuple[Service, asyncio.Task[None]]] = []
         self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._stopping = False
+        self._ended: set[Service] = set()
 
     async def start(self, service: Service, *, timeout_s: float = 30.0) -> None:
         """Starts a service and waits until it works. Raises what it raised, or TimeoutError."""
@@ -52,7 +53,7 @@ class ServiceGroup:
         task.add_done_callback(lambda ended: self._on_end(service, ended))
 
     def _on_end(self, service: Service, task: asyncio.Task[None]) -> None:
-        if self._stopping or task.cancelled() or self._failed.done():
+        if self._stopping or service in self._ended or task.cancelled() or self._failed.done():
             return
         error = task.exception() or RuntimeError(f"the service {service.name} returned")
         log.error("service %s failed: %r", service.name, error, exc_info=error)
@@ -62,14 +63,24 @@ class ServiceGroup:
         """Returns the error of the first service that fails; waits until there is one."""
         return await asyncio.shield(self._failed)
 
+    async def end(self, service: Service) -> None:
+        """Stops one service before the others."""
+        for entry in [running for running in self._running if running[0] is service]:
+            self._running.remove(entry)
+            self._ended.add(service)
+            await _cancel(*entry)
+
     async def stop(self) -> None:
         """Stops all services, the last started first."""
         self._stopping = True
         while self._running:
-            service, task = self._running.pop()
-            while not task.done():
-                task.cancel()  # and again: wait_for of Python 3.11, which redis-py writes with, may swallow one
-                await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
-            log.debug("service %s stopped", service.name)
+            await _cancel(*self._running.pop())
+
+
+async def _cancel(service: Service, task: asyncio.Task[None]) -> None:
+    while not task.done():
+        task.cancel()  # and again: wait_for of Python 3.11, which redis-py writes with, may swallow one
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
+    log.debug("service %s stopped", service.name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shared.clock import SystemClock
@@ -102,45 +103,65 @@ class Worker:
                 await services.start(service)
             self._status = "ready"
             log.info("worker %s serves %s in pool %s with %d slots", identity.wid, models[0]["id"], pool, slots)
-            status = await self._until_stopped(services)
+            failed = await self._fails_before(services, self._stop.wait())
             self._status = "draining"
-            if status == 0:
-                await self._drain(presence, intake, attempts)
+            if not failed:
+                failed = await self._drain(services, presence, intake, attempts)
+            # from here on nothing is taken: not what this worker gives back itself, and not under another id
+            identity.retire()
+            await services.end(intake)
+            await services.end(reader)
+            attempts.stop_all(Stop.FENCED)
             presence.withdraw()
             await _farewell(scripts, reaper, keys, identity.wid)
-            return status
+            return int(failed)
         finally:
             await services.stop()
             await control.aclose()
 
-    async def _until_stopped(self, services: ServiceGroup) -> int:
-        """0 when asked to stop, 1 when a service or the engine failed."""
+    async def _fails_before(
+        self, services: ServiceGroup, awaited: Coroutine[Any, Any, object], *, within_s: float = math.inf
+    ) -> bool:
+        """Waits, at most so long. True when a service or the engine failed first."""
+        end_s = time.monotonic() + within_s
         failed = asyncio.create_task(services.failure())
-        stopped = asyncio.create_task(self._stop.wait())
+        done = asyncio.create_task(awaited)
         try:
-            while not failed.done() and not stopped.done():
+            while not failed.done() and not done.done() and (left_s := end_s - time.monotonic()) > 0:
                 if (why := self._engine.failure()) is not None:
                     log.critical("the engine has failed: %s", why)
-                    return 1
-                await asyncio.wait({failed, stopped}, timeout=_FAILURE_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-            return 1 if failed.done() else 0
+                    return True
+                look_s = min(_FAILURE_LOOK_S, left_s)
+                await asyncio.wait({failed, done}, timeout=look_s, return_when=asyncio.FIRST_COMPLETED)
+            return failed.done()
         finally:
             failed.cancel()
-            stopped.cancel()
+            done.cancel()
 
-    async def _drain(self, presence: Presence, intake: Intake, attempts: Attempts) -> None:
-        """Takes nothing more, lets run what fits into the time, hands the rest back. A second signal ends the wait."""
+    async def _drain(self, services: ServiceGroup, presence: Presence, intake: Intake, attempts: Attempts) -> bool:
+        """Takes nothing more, lets run what fits into the time, hands the rest back. A second signal ends the wait.
+
+        True when a service or the engine failed meanwhile: then nothing is waited for any more.
+        """
         self._stop.clear()
-        await presence.drain()
-        await intake.drain()
-        log.info("draining: %d requests are running", len(attempts))
-        empty = asyncio.create_task(attempts.empty())
-        again = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({empty, again}, timeout=self._settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
-        again.cancel()
+
+        async def runs_out() -> None:
+            await asyncio.gather(presence.drain(), intake.drain())
+            log.info("draining: %d requests are running", len(attempts))
+            await attempts.empty()
+
+        async def runs_out_or_is_told_again() -> None:
+            ways = {asyncio.create_task(runs_out()), asyncio.create_task(self._stop.wait())}
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+
+        if await self._fails_before(services, runs_out_or_is_told_again(), within_s=self._settings.drain_s):
+            return True
         attempts.stop_all(Stop.HAND_BACK)
-        await asyncio.wait({empty}, timeout=_HAND_BACK_S)
-        empty.cancel()
+        return await self._fails_before(services, attempts.empty(), within_s=_HAND_BACK_S)
 
 
 class Box:

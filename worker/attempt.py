@@ -22,6 +22,7 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from enum import Enum, auto
+from http import HTTPStatus
 
 from starlette.types import Message, Scope
 
@@ -86,7 +87,9 @@ class Attempt:
         self._task: asyncio.Task[object] | None = None  # the task in which the engine works for this attempt
         self._gone = asyncio.Event()
         self._unread = True
-        self._produced_first: int | None = None
+        self.answered = False
+        """Whether the engine has answered: not refused, and nobody has stopped it."""
+        self._gap = False
         self._complete = False
         self._out: Outgoing = publisher.open(
             claim.rid,
@@ -97,11 +100,15 @@ class Attempt:
         )
         self._answer: Outgoing | Resumption = self._out
         self._inherited = Usage()  # tokens that are not this attempt's work
+        self._resumption: Resumption | None = None
+        self._noticed = self._produced  # so much of it `news` has told
+        self._written_before = self._written
 
     def go_on(self, history: History, policy: Policy) -> None:
         """The attempt continues what is visible. Call it before `run`. Raises ValueError when it cannot be read."""
-        self._answer = Resumption(self._out, history, policy, lambda: self.stop(Stop.LOST))
+        self._answer = self._resumption = Resumption(self._out, history, policy, lambda: self.stop(Stop.LOST))
         self._inherited = self._out.used
+        self._noticed, self._written_before = self._produced, self._written
 
     def stop(self, why: Stop) -> None:
         """Stops the attempt. The first reason counts; a fence counts always, for then nothing may be written."""
@@ -117,25 +124,35 @@ class Attempt:
             self._publisher.reclaim(self._out)
 
     def _refused(self, log_len: int) -> None:
-        self.stop(Stop.FENCED if log_len < 0 else Stop.HAND_BACK)
+        self._gap = log_len >= 0
+        self.stop(Stop.HAND_BACK if self._gap else Stop.FENCED)
 
     @property
     def in_engine(self) -> bool:
         """Whether the engine works on it. What only waits for Redis is no longer the engine's."""
         return self._task is not None and not self._task.done()
 
+    def news(self) -> int:
+        """How much the engine has done for this request since the last call; a number without a unit."""
+        before, self._noticed = self._noticed, max(self._noticed, self._produced)
+        return self._noticed - before
+
     @property
-    def produced(self) -> int:
-        """A number that grows with whatever the engine does for this request."""
-        return self._out.used.prompt_tokens + self._out.used.completion_tokens + self._out.log_len
+    def _produced(self) -> int:
+        used, again = self._out.used, self._resumption.again if self._resumption else 0
+        return used.prompt_tokens + used.completion_tokens + self._out.log_len + again
+
+    @property
+    def _written(self) -> int:
+        """Grows with what is new in the answer. The prompt of a resumed one is counted before it is read."""
+        used = self._out.used
+        return used.completion_tokens + self._out.log_len + (0 if self._resumption else used.prompt_tokens)
 
     @property
     def unread_bytes(self) -> int:
         """What the engine has to read, or to go through again, before its first new token; 0 after that."""
-        if self._produced_first is None:
-            self._produced_first = self.produced
-        news = self.produced != self._produced_first
-        return 0 if news else len(self._request.body) + len(self._claim.claimed.log)
+        begun = self._written != self._written_before
+        return 0 if begun else len(self._request.body) + len(self._claim.claimed.log)
 
     async def run(self) -> None:
         """Runs the request to its end. Raises nothing."""
@@ -167,6 +184,7 @@ class Attempt:
             return Meta(state=State.FAILED, reason="engine_error", message="The engine failed on this request.")
         if self._stop is not None:
             return Meta(state=State.CANCELLED, reason="cancelled")
+        self.answered = self._out.status < HTTPStatus.BAD_REQUEST
         self._answer.ended()
         if not self._complete:
             return Meta(state=State.FAILED, reason="engine_error", message="The engine's answer broke off.")
@@ -253,7 +271,7 @@ class Attempt:
             end = Meta(state=State.CANCELLED, reason=reason, usage=self._out.used)
         if await self._publisher.finish(self._out, end):
             return end.reason if stop is Stop.LOST else end.state
-        if self._stop is Stop.HAND_BACK:
+        if self._gap:  # still ours, and with another log than was written here
             await self._hand_back()
         return "refused"
 

@@ -45,17 +45,20 @@ class Attempts:
         self._empty = asyncio.Event()
         self._empty.set()
         self.width = 0
-        self._over = 0
+        self._work = 0
         identity.on_renewal(lambda _: self.stop_all(Stop.FENCED))
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def progress(self) -> Progress:
-        """What the engine has done. Looked at once a second."""
+        """What the engine has done. Looked at once a second.
+
+        Only its own work counts: that others stop a request, or start one, says nothing about it.
+        """
+        self._work += sum(attempt.news() for attempt in self._running.values())
         busy = [attempt for attempt in self._running.values() if attempt.in_engine]
-        mark = (self._over, sum(attempt.produced for attempt in busy))
-        return Progress(len(busy), mark, max((attempt.unread_bytes for attempt in busy), default=0))
+        return Progress(len(busy), self._work, max((attempt.unread_bytes for attempt in busy), default=0))
 
     def on_room(self, watcher: Callable[[], None]) -> None:
         """`watcher` is called whenever an attempt has ended: there is room again. Must not block."""
@@ -120,7 +123,6 @@ class Attempts:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
-        self._over += 1
         if not self._tasks:
             self._empty.set()
         self._on_room()
@@ -130,6 +132,7 @@ class Attempts:
             await attempt.run()
         finally:
             self.width -= attempt.width
+            self._work += attempt.news() + attempt.answered
             if self._running.get(attempt.rid) is attempt:
                 del self._running[attempt.rid]
 

@@ -119,6 +119,8 @@ class Resumption:
         """
         self.resume = Resume(history.token_ids, history.text_len, policy)
         self.lost = False
+        self.again = 0
+        """Tokens of the log that the engine has made, or rendered, once more."""
         self._out = out
         self._history = history
         self._on_lost = on_lost
@@ -152,6 +154,7 @@ class Resumption:
             self._out.tokens(token_ids, text_chars)
             return
         first, self._tokens = self._tokens, self._tokens + len(token_ids)
+        self.again = self._tokens
         self._text_chars += text_chars
         if self._history.token_ids[first : self._tokens] != token_ids:
             self.diverged(f"other tokens from {first} on")

@@ -128,7 +128,7 @@ class Intake:
             await asyncio.sleep(_SATURATED_PAUSE_S)
             return
         wid = self._asked_as = self._identity.wid
-        entries = await self._sweep(wid)
+        entries = await self._sweep(wid, free)
         if not entries and self._backlog:
             if self._claiming:  # one bite after the other: other workers want their share of a burst
                 await asyncio.wait(self._claiming)
@@ -161,15 +161,19 @@ class Intake:
         self._backlog = len(found) > 1 or (bool(found) and time.monotonic() - began_s < _AT_ONCE_S)
         return found
 
-    async def _sweep(self, wid: str) -> list[Entry]:
-        """Entries that were delivered and not claimed: their worker died, or the reply was lost."""
+    async def _sweep(self, wid: str, free: int) -> list[Entry]:
+        """Entries that were delivered and not claimed, at most `free`: their worker died, or the reply was lost."""
         now_s = time.monotonic()
         if now_s - self._swept_at_s < _SWEEP_EVERY_S:
             return []
         self._swept_at_s = now_s
-        found = []
+        found: list[Entry] = []
         for queue in self._queue_of:
-            command = ("XAUTOCLAIM", queue, "g", wid, str(_SWEEP_IDLE_MS), "0-0", "COUNT", str(_SWEEP_COUNT))
+            count = min(_SWEEP_COUNT, free - len(found))
+            if count <= 0:
+                self._swept_at_s = 0.0  # there may be more: as soon as there is room
+                break
+            command = ("XAUTOCLAIM", queue, "g", wid, str(_SWEEP_IDLE_MS), "0-0", "COUNT", str(count))
             reply = await self._client.call(*command, timeout_s=_COMMAND_TIMEOUT_S)
             found += [self._entry(queue, entry) for entry in reply[1] if entry and entry[1]]
         if found:

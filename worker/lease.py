@@ -8,6 +8,7 @@ the thread then gives the worker's requests up and ends the process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -51,13 +52,27 @@ class Beat:
     async def run(self, started: asyncio.Event) -> None:
         """Beats until cancelled."""
         loop = asyncio.get_running_loop()
-        first = asyncio.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(self._beats(loop, first)), name="beat", daemon=True)
+        first, ended = asyncio.Event(), asyncio.Event()
+
+        def beats() -> None:
+            try:
+                asyncio.run(self._beats(loop, first))
+            except Exception:
+                log.exception("the beat's thread")
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(ended.set)
+                    loop.call_soon_threadsafe(first.set)
+
+        thread = threading.Thread(target=beats, name="beat", daemon=True)
         thread.start()
         try:
             await first.wait()
-            started.set()
-            await asyncio.Event().wait()
+            if not ended.is_set():
+                started.set()
+            await ended.wait()
+            msg = "the beat's thread has ended: nothing renews the lease"
+            raise RuntimeError(msg)
         finally:
             self._stop.set()
             await asyncio.to_thread(thread.join, 2 * BEAT_S)
@@ -88,6 +103,9 @@ class Beat:
             return
         except BrokerUnavailableError as error:
             log.warning("beat: %s", error)
+            return
+        except Exception:  # whatever a server may answer: the next beat may well get through
+            log.exception("beat")
             return
         loop.call_soon_threadsafe(first.set)
         if box:

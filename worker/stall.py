@@ -1,6 +1,7 @@
 """When a worker that runs is as good as dead: its event loop stands still, or its engine makes no progress.
 
-Progress is anything that the engine did for any request: a token, a prompt read, an answer ended. A request that nobody
+Progress is anything that the engine did for any request: a token, also one that is made again, a prompt read, an answer
+given. What others do with its requests is none: a client that leaves, a deadline. A request that nobody
 has read yet needs time before its first token, and the more the longer it is; so the engine's patience grows with the
 longest prompt that waits for its first token, up to a limit.
 
@@ -25,13 +26,13 @@ class Progress:
 
     Attributes:
         busy: requests that the engine works on now.
-        mark: anything that changes whenever the engine has done something.
+        work: a number that grows whenever the engine has done something, and only then.
         longest_prompt_bytes: of the requests that wait for their first token, the size of the largest, the text that it
             goes on with included; 0 when none waits.
     """
 
     busy: int
-    mark: tuple[int, ...]
+    work: int
     longest_prompt_bytes: int = 0
 
 
@@ -42,8 +43,8 @@ class Stall:
         """`stall_s`: how long nothing may happen. `progress` is called in the event loop and must not block."""
         self._stall_s = stall_s
         self._progress = progress
-        self._seen = Progress(0, ())
-        self._before: tuple[int, ...] = ()
+        self._seen = Progress(0, 0)
+        self._before = 0
         self._signs = 0
         self._signs_before = 0
         self._loop_silent_s = 0.0
@@ -59,11 +60,11 @@ class Stall:
         seen, signs = self._seen, self._signs
         self._loop_silent_s = 0.0 if signs != self._signs_before else self._loop_silent_s + awake_s
         self._signs_before = signs
-        if not seen.busy or seen.mark != self._before:
+        if not seen.busy or seen.work != self._before:
             self._engine_silent_s = 0.0
         else:
             self._engine_silent_s += awake_s
-        self._before = seen.mark
+        self._before = seen.work
         if self._loop_silent_s > self._stall_s:
             return f"the event loop has stood still for {self._loop_silent_s:.0f} s"
         if self._engine_silent_s > self._patience_s(seen):

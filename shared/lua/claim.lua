@@ -4,7 +4,7 @@
 -- KEYS  1 run  2 dead  3 queue  4 rec  5 body  6 log  7 chan  8 tenants  9 deadlines  10 fin  11 dlq
 --       12 workers
 -- ARGV  1 worker id  2 entry id  3 rid  4 attempt id  5 most claims  6 result TTL (ms)
---       7 frame for expired  8 frame for cancelled  9 frame for too many attempts
+--       7 frame for queue_timeout  8 frame for cancelled  9 frame for too many attempts  10 frame for deadline_exceeded
 -- Returns  {'OK', body, log, claims, queued_at_ms, started_at_ms, record}   the worker owns it now; record: all its fields
 --                              and values, msgpack, by which `restore` can bring it back
 --          {'SKIP', state}    the entry is stale (delivered twice, or cancelled meanwhile)
@@ -31,8 +31,10 @@ if v[3] then
   return {'ENDED', 'cancelled'}
 end
 if tonumber(v[2]) > 0 and now >= tonumber(v[2]) then
-  finish(k, ARGV[3], 'expired', 'queue_timeout', ARGV[7], ARGV[6])
-  return {'ENDED', 'queue_timeout'}
+  local reason, frame = 'queue_timeout', ARGV[7]
+  if tonumber(v[7] or '0') > 0 then reason, frame = 'deadline_exceeded', ARGV[10] end -- it had started: see expire
+  finish(k, ARGV[3], 'expired', reason, frame, ARGV[6])
+  return {'ENDED', reason}
 end
 local claims = redis.call('HINCRBY', KEYS[4], 'claims', 1)
 if claims > tonumber(ARGV[5]) then

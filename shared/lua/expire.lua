@@ -1,10 +1,13 @@
 -- expire: ends a request whose deadline has passed. queued -> expired at once; running -> its owner is told.
+-- What was never claimed ends as queue_timeout; what was, and waits for another worker, as deadline_exceeded: a part of its
+-- answer may be visible.
 -- @include clock finish
 -- KEYS  1 rec  2 queue  3 box of the owner  4 body  5 log  6 chan  7 tenants  8 deadlines  9 fin
 --       10 control channel of the owner
--- ARGV  1 rid  2 owner as last seen  3 queue as last seen  4 terminal frame  5 result TTL (ms)
+-- ARGV  1 rid  2 owner as last seen  3 queue as last seen  4 frame for queue_timeout  5 result TTL (ms)
+--       6 frame for deadline_exceeded
 -- Returns  'DONE'  'SENT'  'RETRY'  'EARLY' the deadline lies ahead  'GONE'  or the terminal state
-local v = redis.call('HMGET', KEYS[1], 'state', 'owner', 'queue', 'entry', 'deadline_ms')
+local v = redis.call('HMGET', KEYS[1], 'state', 'owner', 'queue', 'entry', 'deadline_ms', 'claims')
 local state = v[1]
 if not state then
   redis.call('ZREM', KEYS[8], ARGV[1])
@@ -16,7 +19,9 @@ if state == 'queued' then
   redis.call('XACK', KEYS[2], 'g', v[4])
   redis.call('XDEL', KEYS[2], v[4])
   local k = {rec = KEYS[1], body = KEYS[4], log = KEYS[5], chan = KEYS[6], tenants = KEYS[7], deadlines = KEYS[8], fin = KEYS[9]}
-  finish(k, ARGV[1], 'expired', 'queue_timeout', ARGV[4], ARGV[5])
+  local reason, frame = 'queue_timeout', ARGV[4]
+  if tonumber(v[6] or '0') > 0 then reason, frame = 'deadline_exceeded', ARGV[6] end
+  finish(k, ARGV[1], 'expired', reason, frame, ARGV[5])
   return 'DONE'
 end
 if state == 'running' then

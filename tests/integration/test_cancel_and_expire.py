@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.scripts import Unclaimed
-from shared.wire import decode_message
+from shared.wire import decode_message, split_log
 from tests.integration.shard import Shard, in_ms, next_message
 
 
@@ -124,3 +124,25 @@ async def test_a_deadline_without_record_is_forgotten(shard: Shard) -> None:
     await shard.client.zadd(shard.keys.deadlines, {"r1": 1})
     assert await expire(shard) == "GONE"
     assert await shard.client.exists(shard.keys.deadlines) == 0
+
+
+async def test_what_had_started_and_waits_for_another_worker_exceeds_its_deadline(shard: Shard) -> None:
+    await shard.claimed()
+    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await pass_deadline(shard)
+    assert await expire(shard, queue="retry") == "DONE"
+    await shard.assert_over("expired", "deadline_exceeded")
+    (_, last), *_ = reversed(list(split_log(await shard.log(), 0)))
+    assert last.meta is not None
+    assert last.meta.reason == "deadline_exceeded"
+
+
+async def test_a_claim_ends_what_had_started_before_in_the_same_way(shard: Shard) -> None:
+    await shard.claimed()
+    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await pass_deadline(shard)
+    assert await shard.scripts.claim("w1", await shard.delivered(), "a2") == Unclaimed("ENDED", "deadline_exceeded")
+    await shard.assert_over("expired", "deadline_exceeded")
+    (_, last), *_ = reversed(list(split_log(await shard.log(), 0)))
+    assert last.meta is not None
+    assert last.meta.reason == "deadline_exceeded"

@@ -84,6 +84,7 @@ async def test_redriving_admits_the_same_request_under_a_new_id_in_its_lane(lett
     assert isinstance(claimed, Claimed)
     request = decode_request(claimed.body)
     assert request.headers == [("x-request-id", rid)]
+    assert request.stays, "nobody follows it: the worker's orphan timer would stop it"
     assert request.body == b'{"prompt": "x"}'
     done = await shard.scripts.done(
         "w2", rid, "a2", state="succeeded", reason="completed", frame=ending("a2"), expected=0

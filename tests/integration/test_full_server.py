@@ -39,6 +39,7 @@ async def client(own: servers.Server) -> AsyncIterator[redis.asyncio.Redis]:
     await client.flushall()
     yield client
     await client.config_set("maxmemory", 0)
+    await client.config_set("min-replicas-to-write", 0)
     await client.aclose()
 
 
@@ -111,6 +112,19 @@ async def test_a_card_that_finds_no_room_is_an_unavailable_broker(client: redis.
     await fill(client)
     with pytest.raises(BrokerUnavailableError):
         await Registry(client, "full").register("pool", WorkerCard("w1", "sim", "0", 1, []), ["model"])
+
+
+async def test_a_server_without_its_replicas_is_an_unavailable_broker(
+    shard: Shard, client: redis.asyncio.Redis
+) -> None:
+    await client.config_set("min-replicas-to-write", 1)
+    for refused in (
+        shard.scripts.beat("w1"),
+        shard.admit(),
+        Registry(client, "full").register("pool", WorkerCard("w1", "sim", "0", 1, []), ["model"]),
+    ):
+        with pytest.raises(BrokerUnavailableError):
+            await refused
 
 
 # ---- the replica's look at it

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 import redis.asyncio
 
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.scripts import Entry, Scripts
+from shared.wire import Request, encode
+from tests.integration.shard import Shard
 from tests.support.polling import eventually, serving
 from tests.support.servers import Server
+from worker.attempt import Stop
 from worker.attempts import Attempts
 from worker.engines import sim
 from worker.identity import Identity
@@ -77,3 +81,23 @@ async def test_a_server_that_came_back_empty_costs_no_worker_while_not_all_conne
             while not await client.exists(keys.queue("standard")):
                 assert not running.done(), "the intake ended"
                 await asyncio.sleep(0.01)
+
+
+async def test_a_sweep_takes_no_more_than_there_is_room_for(
+    hot: HotClient, shard: Shard, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.intake._SWEEP_IDLE_MS", 0)
+    body = encode(Request("POST", "/v1/completions", [], b'{"prompt": "x", "max_tokens": 64}', "standard"))
+    for number in range(8):
+        await shard.admit(f"r{number}", body=body, lane=("standard", "batch")[number % 2])
+    assert len(await scripts.pull("gone", 8)) == 8
+    identity = Identity()
+    engine = sim.create(WorkerSettings(engine="sim"), ["--itl-ms", "100000"])
+    attempts = Attempts(engine, Publisher(scripts, identity, lambda _: None), scripts, identity)
+    intake = Intake(hot, hot, shard.keys, scripts, engine, attempts, identity, 3)
+    async with serving(intake):
+        await eventually(lambda: len(attempts) >= 3, "the first that were swept up")
+        await eventually(lambda: not intake._claiming, "no claim is under way")
+    assert len(attempts) == 3
+    attempts.stop_all(Stop.FENCED)
+    await attempts.empty()

@@ -199,3 +199,33 @@ async def test_a_worker_that_takes_long_to_bury_is_counted_once(reaper: Reaper, 
     for _ in range(4):
         await reaper.tick()
     assert REAPER_CONDEMNED._value.get() == before + 1
+
+
+async def test_a_pool_whose_model_has_moved_to_another_is_reaped_and_then_forgotten(
+    reaper: Reaper, client: redis.asyncio.Redis, shard: Shard, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.reaper._STRANGERS_EVERY_TICKS", 1)
+    registry = Registry(client, shard.keys.prefix)
+    await shard.claimed()
+    await registry.register("other", WorkerCard("w9", "sim", "1", 4, []), ["llama"])
+    await shard.client.delete(shard.keys.lease("w1"))
+    clock.now_s += LEASE_S
+    for _ in range(2):
+        await reaper.tick()
+    assert (await shard.record())["queue"] == "retry"
+    await shard.client.hset(shard.keys.record("r1"), "deadline_ms", in_ms(-1_000))  # type: ignore[misc]
+    await shard.client.zadd(shard.keys.deadlines, {"r1": in_ms(-1_000)})
+    assert await registry.known() == {"pool", "other"}
+    await reaper.tick()
+    assert await shard.state() == "expired"
+    assert await registry.known() == {"other"}
+
+
+async def test_a_pool_with_a_dead_letter_is_not_forgotten(client: redis.asyncio.Redis, shard: Shard) -> None:
+    registry = Registry(client, shard.keys.prefix)
+    await registry.write("pool")
+    entry = await client.xadd(shard.keys.dead_letters, {"rid": "r1"})
+    assert not await registry.forget("pool")
+    await client.xdel(shard.keys.dead_letters, entry)
+    assert await registry.forget("pool")
+    assert await registry.known() == set()

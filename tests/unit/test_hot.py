@@ -9,11 +9,13 @@ from typing import Any
 
 import hiredis
 import pytest
+import redis.exceptions
 
 from shared import hot
+from shared.connection import translate
 from shared.errors import BrokerUnavailableError, FencedError
 from shared.hot import HotClient, PushClient
-from shared.resp import ScriptMissingError
+from shared.resp import ScriptMissingError, raise_reply
 from tests.support.polling import eventually, serving
 
 
@@ -306,3 +308,37 @@ async def test_what_cannot_be_sent_says_so() -> None:
     subscriber = Subscriber("redis://127.0.0.1:1")
     assert not subscriber.client.connected
     assert not subscriber.client.send("SUBSCRIBE", "c")
+
+
+PASSING = [
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "NOREPLICAS Not enough good replicas to write.",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "CLUSTERDOWN The cluster is down",
+]
+
+
+@pytest.mark.parametrize("text", PASSING)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}",
+        "ERR Error running script (call to f_0a): @user_script:7: @user_script: 7: -{}",
+        "Command # 1 (HSET ps:pools a b) of pipeline caused error: ('{}',)",
+    ],
+    ids=["alone", "in a script", "in a pipeline"],
+)
+def test_what_says_nothing_about_the_command_is_an_unavailable_broker(text: str, form: str) -> None:
+    said = form.format(text)
+    with pytest.raises(BrokerUnavailableError):
+        raise_reply(hiredis.ReplyError(said))
+    assert isinstance(translate(redis.exceptions.ResponseError(said)), BrokerUnavailableError)
+
+
+@pytest.mark.parametrize("text", ["BUSYGROUP Consumer Group name already exists", "WRONGTYPE Operation against a key"])
+def test_what_is_a_mistake_of_ours_stays_one(text: str) -> None:
+    with pytest.raises(hiredis.ReplyError):
+        raise_reply(hiredis.ReplyError(text))
+    error = redis.exceptions.ResponseError(text)
+    assert translate(error) is error

@@ -53,7 +53,8 @@ def spelled(keys: Keys | GlobalKeys) -> dict[str, str]:
 def test_the_keys_table_is_keys_py() -> None:
     documented = {row[1].strip("`"): row[0].strip("`") for row in rows(section("Keys"))}
     spelling = {name: key.replace("{T.0}", "{T}") for name, key in spelled(Keys("T")).items()}
-    assert documented == {"GlobalKeys.pools": GlobalKeys().pools, **spelling}
+    everywhere = {f"GlobalKeys.{name}": key for name, key in spelled(GlobalKeys()).items()}
+    assert documented == {**everywhere, **spelling}
 
 
 def test_the_queues_are_named() -> None:

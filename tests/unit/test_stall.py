@@ -11,7 +11,7 @@ class Watched:
     """A worker that a test moves: each second a sign of life, and the engine as it is told."""
 
     def __init__(self) -> None:
-        self.progress = Progress(0, (0,))
+        self.progress = Progress(0, 0)
         self.stall = Stall(STALL_S, lambda: self.progress)
 
     def seconds(self, count: int, *, loop_turns: bool = True) -> str | None:
@@ -35,7 +35,7 @@ def test_a_loop_that_stands_still_is_found_after_the_stall_time_and_not_before()
 
 def test_an_engine_that_makes_no_token_is_found_though_the_loop_turns() -> None:
     worker = Watched()
-    worker.progress = Progress(3, (7, 100))
+    worker.progress = Progress(3, 107)
     assert worker.seconds(61) is None  # the first look was the last progress
     assert "the engine has made no token" in (worker.seconds(1) or "")
 
@@ -43,25 +43,25 @@ def test_an_engine_that_makes_no_token_is_found_though_the_loop_turns() -> None:
 def test_any_token_of_any_request_is_progress() -> None:
     worker = Watched()
     for token in range(40):
-        worker.progress = Progress(200, (0, token))
+        worker.progress = Progress(200, token)
         assert worker.seconds(50) is None
 
 
 def test_a_long_generation_is_no_stall_and_neither_is_what_came_after_a_pause() -> None:
     worker = Watched()
-    worker.progress = Progress(1, (0, 5))
+    worker.progress = Progress(1, 5)
     assert worker.seconds(50) is None
-    worker.progress = Progress(0, (1, 0))
+    worker.progress = Progress(0, 6)
     assert worker.seconds(1) is None
-    worker.progress = Progress(1, (1, 0))
+    worker.progress = Progress(1, 6)
     assert worker.seconds(60) is None
 
 
 def test_a_long_prompt_gets_time_before_its_first_token_but_not_for_ever() -> None:
     worker = Watched()
-    worker.progress = Progress(1, (0, 0), longest_prompt_bytes=300_000)
+    worker.progress = Progress(1, 0, longest_prompt_bytes=300_000)
     assert worker.seconds(300) is None
     endless = Watched()
-    endless.progress = Progress(1, (0, 0), longest_prompt_bytes=10**9)
+    endless.progress = Progress(1, 0, longest_prompt_bytes=10**9)
     assert endless.seconds(599) is None
     assert endless.seconds(5) is not None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,7 @@ class _Steps:
         self._due_s = 0.0
         self._ticking = False
         self.hung = False  # see sim_faults.py
+        self.fails_at_s = math.inf
         self._loop: asyncio.AbstractEventLoop | None = None  # looked up once: on 3.11 every look-up is a system call
 
     def next(self) -> asyncio.Future[None]:
@@ -164,7 +166,7 @@ class SimEngine:
 
     def failure(self) -> str | None:
         """It never fails on its own."""
-        return None
+        return "a request asked for it" if time.monotonic() >= self._steps.fails_at_s else None
 
     async def stop(self) -> None:
         """Nothing to free."""
@@ -225,7 +227,7 @@ class SimEngine:
     async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
         front, back = chunk_template(job, self._options.name)
-        await asyncio.sleep(self._options.ttft_s)
+        await self._read_prompt()
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
         text = self._text
@@ -251,8 +253,13 @@ class SimEngine:
             await send({"type": "http.response.body", "body": tail, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
+    async def _read_prompt(self) -> None:
         await asyncio.sleep(self._options.ttft_s)
+        if self._steps.hung:
+            await self._steps.next()
+
+    async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
+        await self._read_prompt()
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
         pieces = []
