@@ -67,7 +67,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
         msg = f"sim engine: unknown flags: {' '.join(unknown)}. See `penstock worker --engine sim -- --help`."
         raise ConfigurationError(msg)
     if options.ttft_ms / 1000 >= settings.stall_s:
-        msg = f"sim engine: --ttft-ms must be shorter than --stall-s ({settings.stall_s:g} s): it would look like a stall."
+        msg = f"sim engine: --ttft-ms must be shorter than --stall-s ({settings.stall_s:g} s): it looks like a stall."
         raise ConfigurationError(msg)
     return SimEngine(
         SimOptions(
