@@ -45,12 +45,13 @@ class DlqSettings(Settings):
 
 def main(argv: list[str]) -> int:
     """Runs one command. Returns the exit status."""
-    arguments, rest = _parser().parse_known_args(argv)
+    settings_argv, own = _split(argv)
+    arguments, rest = _parser().parse_known_args(own)
     if arguments.command in {"redrive", "drop"} and bool(arguments.ids) == arguments.all:
         sys.stderr.write(f"penstock dlq {arguments.command}: name letters, or say --all.\n")
         return 2
     try:
-        settings = read_settings(DlqSettings, rest, "penstock dlq")
+        settings = read_settings(DlqSettings, [*settings_argv, *rest], "penstock dlq")
         return asyncio.run(_run(arguments, settings))
     except ConfigurationError as error:
         sys.stderr.write(f"penstock dlq: {error}\n")
@@ -58,6 +59,20 @@ def main(argv: list[str]) -> int:
     except BrokerUnavailableError as error:
         sys.stderr.write(f"penstock dlq: Redis cannot be reached: {error}\n")
         return 1
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The flags of the settings, each with its value, and the rest: else a value would be taken for a letter's id."""
+    flags = {f"--{name.replace('_', '-')}" for name in DlqSettings.model_fields}
+    of_settings: list[str] = []
+    own: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in flags:
+            of_settings += [word, *(value for value in [next(words, None)] if value is not None)]
+        else:
+            own.append(word)
+    return of_settings, own
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(arguments: argparse.Namespace, settings: DlqSettings) -> int:
-    client = connect(settings.url)
+    try:
+        client = connect(settings.url)
+    except ValueError as error:
+        msg = f"--redis-url is no address of a Redis: {error}"  # without it: it may hold a password
+        raise ConfigurationError(msg) from error
     letters = DeadLetters(client, settings.prefix)
     try:
         if arguments.command == "ls":

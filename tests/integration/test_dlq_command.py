@@ -105,3 +105,16 @@ def test_neither_names_nor_all_is_status_2(run: Run) -> None:
 def test_without_redis_it_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("ls", "--redis-url", "redis://127.0.0.1:1/0") == 1
     assert "Redis cannot be reached" in capsys.readouterr().err
+
+
+def test_settings_may_stand_before_a_letters_name(
+    run: Run, server: Server, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("show", "--redis-url", server.url, "r1") == 0
+    assert run("--prefix", prefix, "show", "r1") == 0
+    assert "r1" in capsys.readouterr().out
+
+
+def test_an_address_that_is_none_is_status_2_and_a_sentence(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", "--redis-url", "nonsense") == 2
+    assert "--redis-url is no address of a Redis" in capsys.readouterr().err

@@ -66,6 +66,9 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
     if unknown:
         msg = f"sim engine: unknown flags: {' '.join(unknown)}. See `penstock worker --engine sim -- --help`."
         raise ConfigurationError(msg)
+    if options.ttft_ms / 1000 >= settings.stall_s:
+        msg = f"sim engine: --ttft-ms must be shorter than --stall-s ({settings.stall_s:g} s): it looks like a stall."
+        raise ConfigurationError(msg)
     return SimEngine(
         SimOptions(
             name=settings.model or "sim",
