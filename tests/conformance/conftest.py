@@ -8,10 +8,20 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """An engine that is created and never started leaves its defaults behind; later tests start processes."""
+def _restored() -> Iterator[None]:
     before = dict(os.environ)
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """An engine that is created and never started leaves its defaults behind; later tests start processes."""
+    yield from _restored()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment_of_the_module() -> Iterator[None]:
+    """The same for engines that a module's tests share: other modules run in this process, too."""
+    yield from _restored()

@@ -105,7 +105,7 @@ async def test_a_failover_by_sentinel_redelivers_nothing_of_living_workers(stack
     workers = [stack.worker("--", "--itl-ms", "100", env=there) for _ in range(2)]
     api = stack.api(env=there)
     tasks = start_many(60, Ask([api.url], 120, patience_s=100))
-    await all_visible(workers[0], 15)
+    await all_visible(workers[0], 5)
     stack.redis.kill()
     seen = await asyncio.gather(*tasks)
     assert sentinels.master_port != stack.redis_port, "nobody was promoted"
