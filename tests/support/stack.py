@@ -32,6 +32,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_ENVIRON = dict(os.environ)
+"""As it was when the tests were collected: an engine that other tests run in this process changes it."""
+
+
 class Process:
     """One started process with its log."""
 
@@ -172,7 +176,7 @@ class Stack:
         raise TimeoutError(process.log.read_text())
 
     def _start(self, kind: type[Process], name: str, command: list[str], env: dict[str, str] | None = None) -> Process:
-        environment = {**os.environ, "PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", **(env or {})}
+        environment = {**_ENVIRON, "PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", **(env or {})}
         process = kind(name, command, environment, self.folder)
         self.processes.append(process)
         return process
