@@ -100,20 +100,18 @@ class EventStream(Response):
         """ASGI entry point."""
         direct: Send = scope.get(DIRECT_SEND, send)
         try:
-            hung_up = hang_up_watch(direct)
-            if hung_up is None:
+            if self._relay.hung_up is None:
                 await self._by_sse_starlette()(scope, receive, send)
             else:
-                await self._short(send, direct, hung_up)
+                await self._short(send, direct)
         finally:  # a generator that was never started runs no `finally` of its own
             self._relay.send_now = self._relay.comment_now = None
             self._over()
 
-    async def _short(self, send: Send, direct: Send, hung_up: Callable[[], bool]) -> None:
+    async def _short(self, send: Send, direct: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         relay = self._relay
         relay.heartbeat_ticks = max(1, round(self._settings.heartbeat_s / TICK_S))
-        relay.hung_up = hung_up
         relay.comment_now = socket_writer(direct)
         if self._direct:
             relay.send_now = relay.comment_now

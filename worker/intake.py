@@ -147,6 +147,8 @@ class Intake:
     def _claimed(self, task: asyncio.Task[None]) -> None:
         self._claiming.discard(task)
         self._room.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed; its entry is swept up later", task.get_name(), exc_info=error)
 
     async def _wait(self, wid: str) -> list[Entry]:
         """One entry as soon as there is one; nothing after BLOCK_MS. Never cancelled: the entry would be orphaned.

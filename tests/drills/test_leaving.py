@@ -8,7 +8,6 @@ import pytest
 
 from tests.drills.acting import KEYS as K
 from tests.drills.acting import all_visible, control, proxy_of, through
-from tests.drills.catalogue import needs_continuation
 from tests.drills.conftest import Figures
 from tests.support.history import check_history
 from tests.support.load import Ask, start_many
@@ -18,7 +17,6 @@ from tests.support.supervisor import supervised
 
 @pytest.mark.drill(24)
 @pytest.mark.long
-@needs_continuation
 async def test_a_workers_requests_move_while_it_is_cut_off_and_it_is_fenced_on_return(
     stack: Stack, figures: Figures
 ) -> None:
@@ -44,7 +42,6 @@ async def test_a_workers_requests_move_while_it_is_cut_off_and_it_is_fenced_on_r
 
 
 @pytest.mark.drill(36)
-@needs_continuation
 async def test_a_drained_workers_unfinished_requests_go_on_elsewhere(stack: Stack, figures: Figures) -> None:
     flags = ("--drain-s", "2", "--", "--itl-ms", "100")
     leaver, stayer = stack.worker(*flags), stack.worker(*flags)
@@ -82,7 +79,6 @@ async def test_a_drained_worker_leaves_no_card_and_no_consumer(stack: Stack, fig
 
 
 @pytest.mark.drill(42)
-@needs_continuation
 async def test_characters_of_several_bytes_survive_the_kill(stack: Stack, figures: Figures) -> None:
     """The bytes are the engine's; what is drilled here is that no frame is cut inside an event."""
     flags = ("--", "--itl-ms", "50")

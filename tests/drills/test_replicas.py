@@ -11,7 +11,7 @@ import pytest
 
 from tests.drills.acting import ADMIT, all_visible, api_metric, asleep, control, proxy_of, rss_bytes, through, warm
 from tests.drills.acting import KEYS as K
-from tests.drills.catalogue import needs_continuation, needs_idempotency, needs_resume, size
+from tests.drills.catalogue import size
 from tests.drills.conftest import Figures
 from tests.support.history import check_history, leftovers
 from tests.support.load import Ask, ask, ask_many, start_many
@@ -20,7 +20,6 @@ from worker.intake import BLOCK_MS
 
 
 @pytest.mark.drill(12)
-@needs_resume
 async def test_clients_of_a_killed_replica_resume_on_another(stack: Stack, figures: Figures) -> None:
     worker = stack.worker("--", "--itl-ms", "150", "--slots", "512")
     first, second = stack.api(), stack.api()
@@ -38,7 +37,6 @@ async def test_clients_of_a_killed_replica_resume_on_another(stack: Stack, figur
 
 @pytest.mark.drill(13)
 @pytest.mark.long
-@needs_resume
 async def test_what_nobody_comes_back_for_is_cancelled(stack: Stack, figures: Figures) -> None:
     worker = stack.worker("--", "--itl-ms", "200")
     first, _ = stack.api(), stack.api()
@@ -175,7 +173,6 @@ async def test_a_half_open_connection_under_a_blocking_read_is_found(stack: Stac
 
 
 @pytest.mark.drill(28)
-@needs_idempotency
 async def test_fifty_equal_requests_with_one_key_are_one_generation(stack: Stack, figures: Figures) -> None:
     worker = stack.worker("--", "--itl-ms", "40")
     urls = [stack.api().url for _ in range(3)]
@@ -206,8 +203,6 @@ async def test_an_admission_whose_reply_was_lost_is_one_request(stack: Stack, fi
 
 
 @pytest.mark.drill(37)
-@needs_resume
-@needs_continuation
 async def test_a_rolling_restart_of_everything_shows_no_error(stack: Stack, figures: Figures) -> None:
     flags = ("--drain-s", "1", "--", "--itl-ms", "50")
     for _ in range(2):

@@ -10,7 +10,7 @@ import pytest
 from shared.scripts import LEASE_MS
 from tests.drills.acting import CLAIM, DONE, all_visible, asleep, control, proxy_of, through, warm, worker_metric
 from tests.drills.acting import KEYS as K
-from tests.drills.catalogue import ALL, assert_continued, needs_continuation, size
+from tests.drills.catalogue import ALL, assert_continued, size
 from tests.drills.conftest import Figures
 from tests.support.history import check_history
 from tests.support.load import Ask, ask, ask_many, start_many
@@ -24,7 +24,6 @@ REDELIVERED_S = 7.0
 
 
 @pytest.mark.drill(1)
-@needs_continuation
 @pytest.mark.parametrize("supervisor", [False, True], ids=["reapers alone", "supervisor"])
 async def test_a_killed_workers_streams_go_on(stack: Stack, figures: Figures, supervisor: bool) -> None:  # noqa: FBT001
     flags = ("--", "--itl-ms", "150", "--slots", "300")
@@ -49,7 +48,7 @@ async def test_a_killed_workers_streams_go_on(stack: Stack, figures: Figures, su
 async def test_a_supervised_workers_waiting_requests_are_redelivered_within_half_a_second(
     stack: Stack, figures: Figures
 ) -> None:
-    victim = stack.worker("--", "--ttft-ms", "60000")
+    victim = stack.worker("--", "--ttft-ms", "50000")
     api = stack.api()
     async with supervised(stack) as watch:
         tasks = start_many(16, Ask([api.url], 5))
@@ -116,7 +115,6 @@ async def test_a_claim_whose_worker_died_before_the_engine_had_it_runs_elsewhere
 
 
 @pytest.mark.drill(4)
-@needs_continuation
 async def test_a_worker_that_died_before_its_done_makes_no_visible_token_again(stack: Stack, figures: Figures) -> None:
     with proxy_of(stack) as proxy:
         victim = stack.worker(env=through(proxy))

@@ -25,7 +25,7 @@ STREAM = {**CHAT, "stream": True}
 def stack() -> Iterator[Stack]:
     with running_stack() as started:
         started.worker("--max-active", "64", "--", "--ttft-ms", "20", "--itl-ms", "20")
-        started.worker("--model", "slow", "--max-active", "32", "--", "--ttft-ms", "60000")
+        started.worker("--model", "slow", "--max-active", "32", "--", "--ttft-ms", "50000")
         for _ in range(2):
             started.api("--disconnect-grace-s", "0.3", env={"GATEWAY_API_KEYS": "alpha,beta"})
         yield started
