@@ -30,8 +30,9 @@ from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
+from shared.outcomes import Admission, Admitted
 from shared.registry import Pool
-from shared.scripts import Admission, Admitted, Scripts
+from shared.scripts import Scripts
 from shared.wire import Request, encode
 
 log = logging.getLogger(__name__)

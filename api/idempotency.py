@@ -18,7 +18,7 @@ from typing import Literal
 
 from api.requests import Facts
 from shared import errors
-from shared.scripts import Admitted
+from shared.outcomes import Admitted
 from shared.states import State
 
 RETRY_TTL_S = 120

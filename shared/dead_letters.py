@@ -16,8 +16,9 @@ import redis.asyncio
 from shared.connection import RedisCaller, broker_errors
 from shared.ids import new_request_id
 from shared.keys import Keys
+from shared.outcomes import Admission
 from shared.registry import Registry
-from shared.scripts import Admission, Scripts
+from shared.scripts import Scripts
 from shared.wire import Request, decode_request, encode
 
 PATIENCE_MS = 86_400_000

@@ -1,24 +1,31 @@
 """One typed method per Lua script. Nothing else spells a script call.
 
 Scripts are called by hash (EVALSHA), so two releases on one server cannot collide; a server that has lost them is given
-them again. Each file in `lua/` opens with its contract. A line `-- @include a b` pulls in the shared chunks of those
-names, in that order.
+them again (`luascripts.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any, Literal, Protocol, cast
+from typing import Any, cast
 
 import msgpack
 
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
 from shared.lanes import QUARANTINE, QUEUES, RETRY
+from shared.luascripts import load
+from shared.outcomes import (
+    Admission,
+    Admitted,
+    Caller,
+    Claimed,
+    Entry,
+    Finished,
+    Held,
+    Restored,
+    Stepped,
+    Unclaimed,
+)
 from shared.states import State
 from shared.wire import end_frame
 
@@ -41,163 +48,6 @@ DEAD_LETTER_REASONS = frozenset({"undecodable"})
 """Reasons of an end by `done` for which the request is kept as a dead letter."""
 
 _RESTORE_LOOKS = 5
-Restored = Literal["OK", "STALE", "DIFFERS"]
-"""What `restore` answers: it is ours as it was; it is somebody else's or over; the log holds something else."""
-
-CHUNKS = frozenset({"finish", "clock", "enqueue", "lease", "dead_letter"})
-"""Files in `lua/` that are included by others and are no scripts themselves."""
-
-_INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
-
-
-class Caller(Protocol):
-    """What runs a script: redis-py (`connection.RedisCaller`) or the thin client (`hot.HotClient`)."""
-
-    async def evalsha(self, sha: str, text: str, keys: list[str], args: list[Any]) -> Any:
-        """Runs a script. Raises BrokerUnavailableError when the outcome is unknown, FencedError when refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script with its includes: full text and SHA-1."""
-
-    name: str
-    text: str
-    sha: str
-
-
-@cache
-def load(name: str, publish: str = "PUBLISH") -> Script:
-    """The script of that name. `publish` is PUBLISH, or SPUBLISH in a Redis Cluster."""
-    folder = resources.files("shared") / "lua"
-    body = (folder / f"{name}.lua").read_text()
-    include = _INCLUDE.search(body)
-    chunks = include.group(1).split() if include else []
-    # `finish` uses the clock and must therefore come after it
-    ordered = sorted(chunks, key=("clock", "enqueue", "lease", "dead_letter", "finish").index)
-    parts = [f"local PUBLISH = '{publish}'\n", *((folder / f"{chunk}.lua").read_text() for chunk in ordered), body]
-    text = "".join(parts)
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def script_names() -> list[str]:
-    """All scripts, without the shared chunks."""
-    folder = resources.files("shared") / "lua"
-    names = (entry.name.removesuffix(".lua") for entry in folder.iterdir() if entry.name.endswith(".lua"))
-    return sorted(name for name in names if name not in CHUNKS)
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What `admit` is told about a request. Costs are tokens, times Unix milliseconds.
-
-    Attributes:
-        deadline_ms: when it must have started.
-        finish_by_ms: when it must have ended; 0 leaves the first deadline.
-        idempotency: hash of the idempotency key; empty for none.
-        idempotency_ttl_ms: how long the key stays; 0 for none.
-        binding: whether the key decides. One that does not is only written, for a client that may try again.
-        replaces: the request that may lose the key to this one, because its end has set the key free.
-        keep_ms: how long record and log stay after the end; 0 leaves that to the script that ends it.
-        stays: whether the request goes on when nobody follows it.
-    """
-
-    rid: str
-    fingerprint: str
-    lane: str
-    body: bytes
-    tenant: str
-    lane_cap: int
-    tenant_cap: int
-    cost: int
-    deadline_ms: int
-    finish_by_ms: int = 0
-    idempotency: str = ""
-    idempotency_ttl_ms: int = 0
-    binding: bool = True
-    replaces: str = ""
-    keep_ms: int = 0
-    stays: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """What `admit` answers. `number` is the depth (OK, FULL) or the tenant's requests in the system (TENANT)."""
-
-    outcome: Literal["OK", "DUP", "CONFLICT", "EXPIRED", "FULL", "TENANT"]
-    rid: str = ""
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A delivered, unclaimed queue entry."""
-
-    queue: str
-    entry_id: str
-    rid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A claim that succeeded.
-
-    `log` is what earlier attempts have published. `facts` is the record, as `restore` wants it.
-    """
-
-    body: bytes
-    log: bytes
-    claims: int
-    queued_at_ms: int
-    started_at_ms: int
-    facts: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Unclaimed:
-    """A claim that gave nothing to run: SKIP (stale entry), GONE (no record), ENDED (terminal now)."""
-
-    outcome: Literal["SKIP", "GONE", "ENDED"]
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a worker has of a request that it runs.
-
-    Attributes:
-        log: everything that has been published, by this attempt and those before it.
-        last_bytes: length of the log's last frame, for readers that wait for just that one; 0 for none.
-        ending: whether the attempt is at its end.
-    """
-
-    rid: str
-    attempt: str
-    claimed: Claimed
-    log: bytes
-    last_bytes: int = 0
-    ending: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    """What `step` answers; positions count from 0.
-
-    Attributes:
-        refused: position → log length in bytes, or -1 when the attempt is fenced.
-        box: control messages.
-    """
-
-    refused: dict[int, int]
-    box: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What `done` answers. `log_len` is set for GAP."""
-
-    outcome: Literal["OK", "GAP", "FENCED"]
-    log_len: int = 0
 
 
 class Scripts:

@@ -29,7 +29,8 @@ from starlette.types import Message, Scope
 from shared.errors import BrokerUnavailableError
 from shared.lanes import ENGINE_PRIORITY
 from shared.metrics import ATTEMPTS, ATTEMPTS_RUNNING, TOKENS, child
-from shared.scripts import Claimed, Scripts
+from shared.outcomes import Claimed
+from shared.scripts import Scripts
 from shared.states import State
 from shared.wire import Meta, Request, Usage
 from worker.continuation import History, Resumption

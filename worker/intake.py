@@ -23,7 +23,8 @@ from shared.ids import new_attempt_id
 from shared.keys import Keys
 from shared.lanes import QUEUES
 from shared.metrics import CLAIMS, QUEUE_WAIT, child
-from shared.scripts import Claimed, Entry, Scripts, Unclaimed
+from shared.outcomes import Claimed, Entry, Unclaimed
+from shared.scripts import Scripts
 from worker.attempt import Claim
 from worker.attempts import Attempts
 from worker.engines.base import Engine

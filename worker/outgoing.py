@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from shared.scripts import Claimed, Held
+from shared.outcomes import Claimed, Held
 from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, Usage, encode
 from worker.engines.base import Resume
 

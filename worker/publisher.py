@@ -20,7 +20,8 @@ from typing import Final, TypeVar
 
 from shared.errors import BrokerUnavailableError, FencedError
 from shared.metrics import FENCED, FLUSH_SECONDS, FLUSHED_FRAMES, FLUSHES, RESTORED, child
-from shared.scripts import Claimed, Finished, Restored, Scripts, Stepped
+from shared.outcomes import Claimed, Finished, Restored, Stepped
+from shared.scripts import Scripts
 from shared.wire import Meta
 from worker.identity import Identity
 from worker.outgoing import Outgoing

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import redis
 
 from shared.keys import Keys
-from shared.scripts import load
+from shared.luascripts import load
 from tests.support.faultproxy import FaultProxy, proxied
 from tests.support.history import POOL
 from tests.support.load import Ask, ask

@@ -9,7 +9,8 @@ import redis.asyncio
 from redis.asyncio.client import PubSub
 
 from shared.keys import Keys
-from shared.scripts import Admission, Admitted, Claimed, Entry, Scripts
+from shared.outcomes import Admission, Admitted, Claimed, Entry
+from shared.scripts import Scripts
 from shared.wire import DELTA, END, Frame, Meta, encode
 
 RESULT_TTL_MS = 600_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.scripts import Admitted
+from shared.outcomes import Admitted
 from tests.integration.shard import Shard, in_ms
 
 

@@ -15,7 +15,9 @@ from shared.connection import RedisCaller, connect
 from shared.errors import BrokerUnavailableError, FencedError
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.scripts import Caller, Scripts, load, script_names
+from shared.luascripts import load, script_names
+from shared.outcomes import Caller
+from shared.scripts import Scripts
 
 
 @pytest.fixture(params=["redis-py", "thin"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.scripts import Unclaimed
+from shared.outcomes import Unclaimed
 from shared.wire import decode_message, split_log
 from tests.integration.shard import Shard, in_ms, next_message
 

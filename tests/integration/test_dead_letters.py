@@ -6,8 +6,8 @@ import pytest
 import redis.asyncio
 
 from shared.dead_letters import DeadLetters
+from shared.outcomes import Claimed
 from shared.registry import Registry
-from shared.scripts import Claimed
 from shared.wire import Request, WorkerCard, decode_request, encode
 from tests.integration.shard import Shard, ending
 

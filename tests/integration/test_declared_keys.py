@@ -9,7 +9,8 @@ import redis.asyncio
 
 from shared.hot import PushClient
 from shared.keys import Keys
-from shared.scripts import Scripts, load, script_names
+from shared.luascripts import load, script_names
+from shared.scripts import Scripts
 from tests.integration.monitor import watching
 from tests.integration.shard import Shard, delta
 from tests.support import servers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.scripts import Finished
+from shared.outcomes import Finished
 from shared.wire import decode_message
 from tests.integration.shard import Shard, delta, ending, next_message
 

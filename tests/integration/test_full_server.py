@@ -15,9 +15,10 @@ from shared.connection import RedisCaller, connect
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
+from shared.outcomes import Caller
 from shared.reaper import Reaper
 from shared.registry import Registry
-from shared.scripts import Caller, Scripts
+from shared.scripts import Scripts
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard, delta, ending
 from tests.support import servers

@@ -10,7 +10,8 @@ import redis.asyncio
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.scripts import Entry, Scripts
+from shared.outcomes import Entry
+from shared.scripts import Scripts
 from shared.wire import Request, encode
 from tests.integration.shard import Shard
 from tests.support.polling import eventually, serving

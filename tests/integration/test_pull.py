@@ -9,7 +9,9 @@ import pytest
 from shared.errors import FencedError
 from shared.keys import Keys
 from shared.lanes import RETRY
-from shared.scripts import Entry, Scripts, load
+from shared.luascripts import load
+from shared.outcomes import Entry
+from shared.scripts import Scripts
 from tests.integration.shard import Shard
 
 QUEUES = ("retry", "interactive", "standard", "batch")

@@ -6,9 +6,10 @@ import pytest
 import redis.asyncio
 
 from shared.metrics import RELEASED
+from shared.outcomes import Claimed
 from shared.reaper import Reaper
 from shared.registry import Registry
-from shared.scripts import MOST_KILLS, SUSPECT_KILLS, Claimed
+from shared.scripts import MOST_KILLS, SUSPECT_KILLS
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard
 

@@ -7,9 +7,10 @@ import redis.asyncio
 
 from shared.errors import BrokerUnavailableError
 from shared.metrics import REAPER_CONDEMNED
+from shared.outcomes import Claimed
 from shared.reaper import Reaper
 from shared.registry import Registry
-from shared.scripts import LEASE_MS, Claimed
+from shared.scripts import LEASE_MS
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard, delta, in_ms
 

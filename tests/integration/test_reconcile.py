@@ -6,7 +6,8 @@ import redis.asyncio
 
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.scripts import Admission, Claimed, Scripts
+from shared.outcomes import Admission, Claimed
+from shared.scripts import Scripts
 from worker.attempt import Claim
 from worker.attempts import Attempts
 from worker.engines import sim

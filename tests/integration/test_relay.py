@@ -15,7 +15,8 @@ from shared.channels import Channels
 from shared.errors import RequestError
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.scripts import Admission, Claimed, Held, Scripts
+from shared.outcomes import Admission, Claimed, Held
+from shared.scripts import Scripts
 from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, encode
 from tests.support import servers
 from tests.support.polling import eventually, serving

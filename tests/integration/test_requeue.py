@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shared.scripts import MOST_KILLS, Claimed
+from shared.outcomes import Claimed
+from shared.scripts import MOST_KILLS
 from tests.integration.shard import Shard, delta
 
 

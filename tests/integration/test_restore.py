@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from shared.errors import FencedError
-from shared.scripts import Claimed, Held
+from shared.outcomes import Claimed, Held
 from tests.integration.shard import Shard, delta, ending, in_ms, next_message
 
 ONE, TWO = delta("a1", b"one"), delta("a1", b"two", 1)

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from shared.lanes import Lane
-from shared.scripts import Admission
+from shared.outcomes import Admission
 from tests.support import servers
 from tests.support.model.invariants import (
     check_clients,

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import Message
 
-from shared.scripts import Claimed
+from shared.outcomes import Claimed
 from shared.wire import Meta, Request
 from tests.support.engines import Exchange
 from worker.continuation import History, Resumption, policy_for

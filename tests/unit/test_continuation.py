@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.scripts import Claimed
+from shared.outcomes import Claimed
 from shared.wire import DELTA, HEAD, RESUME, Frame, Meta, Request, encode
 from worker.continuation import History, Resumption, policy_for
 from worker.engines.base import Capabilities, Policy

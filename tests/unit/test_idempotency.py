@@ -11,7 +11,7 @@ from api.requests import Facts
 from api.schemas import validate_chat
 from shared.errors import RequestError
 from shared.keys import Keys
-from shared.scripts import Admitted
+from shared.outcomes import Admitted
 from shared.states import State
 
 ENDED = Facts(

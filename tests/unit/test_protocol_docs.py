@@ -12,7 +12,7 @@ import pytest
 import shared.errors
 from shared.keys import GlobalKeys, Keys
 from shared.lanes import QUEUES
-from shared.scripts import CHUNKS, load, script_names
+from shared.luascripts import CHUNKS, load, script_names
 from shared.states import MOVES, TERMINAL, State
 from shared.wire import Frame, Meta
 

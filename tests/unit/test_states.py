@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from shared.scripts import load, script_names
+from shared.luascripts import load, script_names
 from shared.states import MOVES, TERMINAL, State
 
 _WRITTEN = re.compile(r"'HSET', KEYS\[\d+\], 'state', '(\w+)'|finish\(k, ARGV\[\d+\], '(\w+)'")

@@ -15,7 +15,7 @@ from api.admission import _refuse
 from api.relay import Relay
 from shared.errors import RequestError
 from shared.hot import PushClient
-from shared.scripts import Admission
+from shared.outcomes import Admission
 from tests.support.model.world import World, require
 
 LOST_MESSAGE: Final = 0.25

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from shared.errors import FencedError
 from shared.lanes import QUEUES
-from shared.scripts import Claimed, Entry, Finished, Held
+from shared.outcomes import Claimed, Entry, Finished, Held
 from shared.states import State
 from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, Usage, WorkerCard, encode
 from tests.support.model.world import World, require

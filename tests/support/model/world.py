@@ -21,8 +21,10 @@ from shared.connection import connect
 from shared.errors import FencedError
 from shared.hot import HotClient
 from shared.keys import Keys
+from shared.luascripts import Script, load, script_names
+from shared.outcomes import Caller
 from shared.reaper import Reaper
-from shared.scripts import Caller, Script, Scripts, load, script_names
+from shared.scripts import Scripts
 
 LOST_REPLY: Final = 0.15
 """Share of script calls whose reply is lost, so that the caller sends them again as they are."""
