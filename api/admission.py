@@ -30,7 +30,7 @@ from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
-from shared.outcomes import Admission, Admitted
+from shared.outcomes import Admission, Admitted, Bounds
 from shared.registry import Pool
 from shared.scripts import Scripts
 from shared.wire import Request, encode
@@ -105,7 +105,8 @@ class Door:
         request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
         admission = self._admission(rid, valid, tenant, encode(request), terms)
         if closed is not None:
-            admission = replace(admission, lane_cap=0)  # nothing new gets in, an answer that is there gets out
+            # nothing new gets in, an answer that is there gets out
+            admission = replace(admission, bounds=Bounds(requests=0))
         if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
             raise errors.idempotency_key_mismatch()
 
@@ -213,9 +214,11 @@ class Door:
             lane=valid.lane,
             body=body,
             tenant=tenant,
-            lane_cap=self._settings.queue_max,
             tenant_cap=self._settings.tenant_max,
-            cost=valid.cost,
+            prompt_tokens=valid.prompt_tokens,
+            output_limit=valid.output_limit,
+            sequences=valid.width,
+            bounds=self._settings.bounds,
             deadline_ms=int((now_s + patience_s) * 1000),
             finish_by_ms=int((now_s + settings.request_timeout_s) * 1000),
             idempotency=terms.scope(tenant, valid.endpoint, fingerprint),
@@ -249,7 +252,7 @@ class Door:
 
 def _refuse(admitted: Admitted, model: str) -> None:
     """Raises the RequestError of an admission that did not succeed."""
-    if admitted.outcome == "FULL":
+    if admitted.outcome in {"FULL", "SHARE", "BUSY", "LATE", "CLOSED"}:
         raise errors.queue_full(admitted.number, _RETRY_AFTER_FULL_S)
     if admitted.outcome == "TENANT":
         raise errors.too_many_requests(admitted.number, _RETRY_AFTER_FULL_S)

@@ -35,7 +35,8 @@ class ValidRequest:
         model: the served name asked for; None lets the server choose.
         stream: whether the client wants Server-Sent Events.
         lane: its priority class.
-        cost: prompt and expected output, in tokens, roughly.
+        prompt_tokens: length of the prompt, roughly.
+        output_limit: the most tokens that one sequence may get; 0 for no limit.
         width: sequences that the engine will run for it at once.
         user: the caller's own `user` field, if sent.
         usage: whether a stream shall end with the usage.
@@ -48,7 +49,8 @@ class ValidRequest:
     model: str | None
     stream: bool
     lane: Lane
-    cost: int
+    prompt_tokens: int
+    output_limit: int
     width: int
     user: str
     usage: bool
@@ -126,7 +128,6 @@ def _valid(
             f"`n` times prompts is {width}; at most {_MOST_WIDTH} are allowed in one request.", param="n"
         )
     user = fields.get("user")
-    expected = output if isinstance(output, int) and output > 0 else _DEFAULT_OUTPUT_TOKENS
     options = fields.get("stream_options")
     return ValidRequest(
         endpoint=endpoint or path,
@@ -135,7 +136,8 @@ def _valid(
         model=model or None,
         stream=bool(stream),
         lane=choose_lane(lane_header, fields.get("service_tier")),
-        cost=len(body) // _BYTES_PER_TOKEN + expected * width,
+        prompt_tokens=len(body) // _BYTES_PER_TOKEN,
+        output_limit=output if isinstance(output, int) and output > 0 else 0,
         width=width,
         user=user if isinstance(user, str) else "",
         usage=isinstance(options, dict) and bool(options.get("include_usage")),

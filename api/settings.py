@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
+from shared.outcomes import Bounds
 from shared.settings import Settings
 
 
@@ -31,6 +32,9 @@ class ApiSettings(Settings):
     )
     max_body_bytes: int = Field(10_000_000, ge=1024, description="largest request body")
     queue_max: int = Field(5_000, ge=1, description="most requests that may wait in one lane")
+    queue_max_bytes: int = Field(1 << 30, ge=1, description="most bytes of request bodies that may wait in one lane")
+    queue_max_tokens: int = Field(50_000_000, ge=1, description="most tokens of work that may wait in one lane")
+    tenant_share: float = Field(0.9, gt=0, le=1, description="most of a lane's queue that one tenant may hold")
     tenant_max: int = Field(10_000, ge=1, description="most requests that one tenant may have in the system")
     queue_timeout_s: float = Field(600, gt=0, description="seconds that a request may wait for a worker")
     request_timeout_s: float = Field(3600, gt=0, description="seconds that a request may take in all")
@@ -50,6 +54,11 @@ class ApiSettings(Settings):
         10, ge=0, description="seconds for which streams wait for their worker to bring back what Redis has lost"
     )
     drain_s: float = Field(30, ge=0, description="seconds that open streams get when the replica stops")
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bounds of each lane."""
+        return Bounds(self.queue_max, self.queue_max_bytes, self.queue_max_tokens, self.tenant_share)
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -132,9 +132,9 @@ class DeadLetters:
             lane=letter.lane,
             body=body,
             tenant=letter.tenant,
-            lane_cap=0,
             tenant_cap=0,
-            cost=letter.cost,
+            prompt_tokens=letter.cost,
+            output_limit=0,
             deadline_ms=0,
         )
         scripts = Scripts(RedisCaller(self._client), letter.keys)

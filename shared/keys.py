@@ -45,6 +45,14 @@ class Keys:
         """Stream with group `g`: undelivered requests. Entries are deleted at claim, so XLEN is the depth."""
         return f"{self.base}q:{name}"
 
+    def fair(self, name: str) -> str:
+        """Sorted set: a lane's undelivered entries by start tag, in tokens; the smallest is served first."""
+        return f"{self.base}fair:{name}"
+
+    def ledger(self, name: str) -> str:
+        """Hash: a queue's sums and its tenants' shares and tags. Gone while the queue is empty. See `enqueue.lua`."""
+        return f"{self.base}led:{name}"
+
     def record(self, rid: str) -> str:
         """Hash: the request's state and its facts."""
         return f"{self.base}r:{rid}"
@@ -87,8 +95,18 @@ class Keys:
 
     @property
     def sched(self) -> str:
-        """Hash: the lanes' passes, virtual time, aging credit."""
+        """Hash: the lanes' passes, virtual time, aging credit, rates at which they drain, next turn of the refused."""
         return f"{self.base}sched"
+
+    @property
+    def lanes(self) -> str:
+        """Hash: `<lane>.<setting>` → value, where it differs from what processes were started with."""
+        return f"{self.base}lanes"
+
+    @property
+    def output(self) -> str:
+        """Hash: `t:<tenant>` and `pool` → moving average of an answer's length, in tokens."""
+        return f"{self.base}out"
 
     @property
     def tenants(self) -> str:

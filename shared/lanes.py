@@ -34,15 +34,19 @@ class Queue:
     weight: int
     age_limit_ms: int
     engine_priority: int
+    fair: bool = True
+    """Whether its tenants share it by cost; otherwise first come, first served."""
 
 
 QUEUES: tuple[Queue, ...] = (
-    Queue(RETRY, 100, 0, 0),
+    Queue(RETRY, 100, 0, 0, fair=False),
     Queue(Lane.INTERACTIVE, 8, 2_000, 0),
     Queue(Lane.STANDARD, 3, 10_000, 10),
     Queue(Lane.BATCH, 1, 60_000, 20),
 )
 """All queues of a pool, in the order in which `pull` gets them: the retry queue first."""
+
+FAIR = frozenset(queue.name for queue in QUEUES if queue.fair)
 
 ENGINE_PRIORITY: dict[str, int] = {queue.name: queue.engine_priority for queue in QUEUES}
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-CHUNKS = frozenset({"finish", "clock", "enqueue", "lease", "dead_letter"})
+_ORDER = ("clock", "enqueue", "rate", "lease", "dead_letter", "finish")
+"""`finish` uses the clock and must therefore come after it."""
+CHUNKS = frozenset(_ORDER)
 """Files in `lua/` that are included by others and are no scripts themselves."""
 
 _INCLUDE = re.compile(r"^-- @include (.+)$", re.MULTILINE)
@@ -33,8 +35,7 @@ def load(name: str, publish: str = "PUBLISH") -> Script:
     body = (folder / f"{name}.lua").read_text()
     include = _INCLUDE.search(body)
     chunks = include.group(1).split() if include else []
-    # `finish` uses the clock and must therefore come after it
-    ordered = sorted(chunks, key=("clock", "enqueue", "lease", "dead_letter", "finish").index)
+    ordered = sorted(chunks, key=_ORDER.index)
     parts = [f"local PUBLISH = '{publish}'\n", *((folder / f"{chunk}.lua").read_text() for chunk in ordered), body]
     text = "".join(parts)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

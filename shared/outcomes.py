@@ -17,11 +17,28 @@ class Caller(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may wait in a lane. One tenant may hold at most the part `share` (0..1) of it."""
+
+    requests: int = 5_000
+    body_bytes: int = 1 << 30
+    tokens: int = 50_000_000
+    share: float = 0.9
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """What `admit` is told about a request. Costs are tokens, times Unix milliseconds.
+    """What `admit` is told about a request. Sizes are tokens, times Unix milliseconds.
 
     Attributes:
+        tenant_cap: how many requests the tenant may have in the system.
+        prompt_tokens: length of the prompt.
+        output_limit: the most tokens that one sequence may get; 0 for no limit of its own.
         deadline_ms: when it must have started.
+        bounds: of its lane.
+        sequences: how many of them are generated.
+        slots: how many sequences the pool runs at once, in a lane that refuses what cannot start now; None otherwise.
+        workers: the pool's live workers, where `slots` is given.
         finish_by_ms: when it must have ended; 0 leaves the first deadline.
         idempotency: hash of the idempotency key; empty for none.
         idempotency_ttl_ms: how long the key stays; 0 for none.
@@ -36,10 +53,14 @@ class Admission:
     lane: str
     body: bytes
     tenant: str
-    lane_cap: int
     tenant_cap: int
-    cost: int
+    prompt_tokens: int
+    output_limit: int
     deadline_ms: int
+    bounds: Bounds = Bounds()
+    sequences: int = 1
+    slots: int | None = None
+    workers: tuple[str, ...] = ()
     finish_by_ms: int = 0
     idempotency: str = ""
     idempotency_ttl_ms: int = 0
@@ -51,11 +72,18 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What `admit` answers. `number` is the depth (OK, FULL) or the tenant's requests in the system (TENANT)."""
+    """What `admit` answers.
 
-    outcome: Literal["OK", "DUP", "CONFLICT", "EXPIRED", "FULL", "TENANT"]
+    Attributes:
+        number: the depth (OK, FULL), the tenant's requests in the system (TENANT) or in the lane (SHARE), the requests
+            in the pool (BUSY), the predicted wait in ms (LATE).
+        after_ms: when a refused client should come again; None when that is unknown.
+    """
+
+    outcome: Literal["OK", "DUP", "CONFLICT", "EXPIRED", "TENANT", "CLOSED", "FULL", "SHARE", "BUSY", "LATE"]
     rid: str = ""
     number: int = 0
+    after_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +112,9 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Unclaimed:
-    """A claim that gave nothing to run: SKIP (stale entry), GONE (no record), ENDED (terminal now)."""
+    """A claim that gave nothing to run: SKIP (stale), GONE (no record), ENDED (terminal now), PAUSED (its lane is)."""
 
-    outcome: Literal["SKIP", "GONE", "ENDED"]
+    outcome: Literal["SKIP", "GONE", "ENDED", "PAUSED"]
     detail: str
 
 

@@ -6,13 +6,13 @@ them again (`luascripts.py`).
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgpack
 
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
-from shared.lanes import QUARANTINE, QUEUES, RETRY
+from shared.lanes import FAIR, QUARANTINE, QUEUES, RETRY, Lane
 from shared.luascripts import load
 from shared.outcomes import (
     Admission,
@@ -39,6 +39,8 @@ LEASE_MS = 5_000
 """How long a worker lives without a beat."""
 DEAD_MARKER_MS = 3_600_000
 """How long the marker of a condemned worker stays; no process outlives it."""
+EXPECTED_OUTPUT = 256
+"""Tokens that are expected of a sequence as long as nothing is known of its tenant and its pool."""
 DISCARDED_LOG_MS = 5_000
 """How long readers of a request that is discarded while it runs still find its end in the log."""
 
@@ -71,22 +73,32 @@ class Scripts:
     async def admit(self, a: Admission) -> Admitted:
         """Nothing → queued, in one idempotent step."""
         k = self._keys
-        keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane)]
-        args: list[Any] = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.lane_cap, a.tenant_cap, a.cost]
-        args += [a.deadline_ms, a.idempotency_ttl_ms, a.finish_by_ms]
+        keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants]
+        keys += [k.deadlines, k.fair(a.lane), k.ledger(a.lane), k.sched, k.lanes, k.output, *map(k.run, a.workers)]
+        args: list[Any] = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.tenant_cap]
+        args += [a.prompt_tokens, a.output_limit, a.sequences, a.deadline_ms, a.finish_by_ms, a.idempotency_ttl_ms]
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
-        reply = await self._run("admit", [*keys, k.tenants, k.deadlines], args)
+        args += [a.bounds.requests, a.bounds.body_bytes, a.bounds.tokens, a.bounds.share]
+        args += ["" if a.slots is None else a.slots, EXPECTED_OUTPUT]
+        reply = await self._run("admit", keys, args)
         outcome = reply[0].decode()
-        rid = reply[1].decode() if outcome in {"OK", "DUP", "CONFLICT"} else ""
-        number = int(reply[-1]) if outcome in {"OK", "FULL", "TENANT"} else 0
-        return Admitted(outcome, rid, number)
+        if outcome in {"DUP", "CONFLICT"}:
+            return Admitted(outcome, reply[1].decode())
+        if outcome == "OK":
+            return Admitted(outcome, reply[1].decode(), int(reply[2]))
+        after_ms = int(reply[2]) if len(reply) > 2 else -1  # noqa: PLR2004
+        return Admitted(outcome, "", int(reply[1]) if len(reply) > 1 else 0, after_ms if after_ms >= 0 else None)
 
-    async def pull(self, wid: str, want: int) -> list[Entry]:
-        """Up to `want` entries, by lane. They stay queued until claimed."""
+    async def pull(self, wid: str, want: int, *, only: str = "") -> list[Entry]:
+        """Up to `want` entries, by lane and tenant; of one lane, if `only` names it. They stay queued until claimed."""
         k = self._keys
-        keys = [k.sched, k.lease(wid), k.dead(wid), *(k.queue(queue.name) for queue in QUEUES)]
-        lanes = [value for queue in QUEUES for value in (queue.name, queue.weight, queue.age_limit_ms)]
-        reply = await self._run("pull", keys, [wid, want, *lanes])
+        keys = [k.sched, k.lease(wid), k.dead(wid), k.lanes, k.queue(RETRY)]
+        args: list[Any] = [wid, want, only]
+        for queue in QUEUES:
+            if queue.fair:
+                keys += (k.queue(queue.name), k.fair(queue.name), k.ledger(queue.name))
+                args += (queue.name, queue.weight, queue.age_limit_ms)
+        reply = await self._run("pull", keys, args)
         return [Entry(queue.decode(), entry.decode(), rid.decode()) for queue, entry, rid in reply]
 
     async def claim(self, wid: str, entry: Entry, attempt: str) -> Claimed | Unclaimed:
@@ -100,7 +112,8 @@ class Scripts:
             end_frame(State.EXPIRED, "deadline_exceeded"),
         ]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.workers]
-        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends]
+        keys += [*self._queue_keys(entry.queue), k.sched, k.lanes]
+        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends, entry.queue]
         reply = await self._run("claim", keys, args)
         if reply[0] == b"OK":
             return Claimed(reply[1], reply[2], int(reply[3]), int(reply[4]), int(reply[5]), reply[6])
@@ -129,7 +142,7 @@ class Scripts:
         args = [wid, rid, held.attempt, held.claimed.facts, held.claimed.body, held.log, held.last_bytes]
         owner = queue = b"-"
         for _ in range(_RESTORE_LOOKS):
-            keys = [*own, k.run(owner.decode()), k.queue(queue.decode())]
+            keys = [*own, k.run(owner.decode()), k.queue(queue.decode()), *self._queue_keys(queue.decode())]
             word, *seen = await self._run("restore", keys, [*args, int(held.ending), owner, queue])
             if word != b"RETRY":
                 return cast("Restored", word.decode())
@@ -164,7 +177,7 @@ class Scripts:
         """
         k = self._keys
         keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
-        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters]
+        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.output]
         keep = "1" if reason in DEAD_LETTER_REASONS else "0"
         args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, *usage, wid, keep]
         reply = await self._run("done", keys, args)
@@ -182,16 +195,23 @@ class Scripts:
         queues = [k.queue(queue.name) for queue in QUEUES]
         return _word(await self._run("bury", [k.dead(wid), k.run(wid), k.box(wid), k.workers, *queues], [wid]))
 
-    async def requeue(self, wid: str, rid: str, attempt: str, *, hand_back: bool = False) -> str:
-        """Running → queued again, with its log, or → an end. Returns OK, ENDED, ALIVE or STALE."""
-        k = self._keys
+    async def requeue(
+        self, wid: str, rid: str, attempt: str, *, how: Literal["kill", "hand_back", "preempt"] = "kill", lane: str = ""
+    ) -> str:
+        """Running → queued again, with its log, or → an end. Returns OK, ENDED, ALIVE or STALE.
+
+        `lane`: where a pre-empted request waits.
+        """
+        k, lane = self._keys, lane or Lane.STANDARD
         keys = [k.dead(wid), k.run(wid), k.record(rid), k.queue(RETRY), k.body(rid), k.log(rid), k.channel(rid)]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.queue(QUARANTINE), k.suspect]
+        keys += [k.ledger(RETRY), k.ledger(QUARANTINE), k.queue(lane), k.fair(lane), k.ledger(lane)]
         ends = [
             end_frame(State.FAILED, "too_many_attempts"),
             end_frame(State.CANCELLED, "cancelled"),
         ]
-        args = [rid, attempt, "1" if hand_back else "0", MOST_KILLS, self._ttl_ms, *ends, SUSPECT_KILLS]
+        mode = ("kill", "hand_back", "preempt").index(how)
+        args = [rid, attempt, mode, MOST_KILLS, self._ttl_ms, *ends, SUSPECT_KILLS, lane]
         return _word(await self._run("requeue", keys, args))
 
     async def release(self, out: str, waits: str) -> str:
@@ -201,6 +221,7 @@ class Scripts:
         """
         k = self._keys
         keys = [k.suspect, k.queue(QUARANTINE), k.queue(RETRY), k.record(out), k.record(waits)]
+        keys += [k.ledger(QUARANTINE), k.ledger(RETRY)]
         return _word(await self._run("release", keys, [out, waits]))
 
     async def redrive(self, letter: str, a: Admission, *, patience_ms: int) -> tuple[str, str]:
@@ -210,7 +231,8 @@ class Scripts:
         """
         k = self._keys
         keys = [k.dead_letters, k.redriven, k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants, k.deadlines]
-        args = [letter, a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.cost, patience_ms, REDRIVEN_NOTE_MS]
+        keys += [k.fair(a.lane), k.ledger(a.lane)]
+        args = [letter, a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.prompt_tokens, patience_ms, REDRIVEN_NOTE_MS]
         reply = await self._run("redrive", keys, args)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
@@ -234,7 +256,12 @@ class Scripts:
     def _ending_keys(self, rid: str, owner: str, queue: str) -> list[str]:
         k = self._keys
         keys = [k.record(rid), k.queue(queue), k.box(owner), k.body(rid), k.log(rid), k.channel(rid)]
-        return [*keys, k.tenants, k.deadlines, k.finished, k.control(owner)]
+        return [*keys, k.tenants, k.deadlines, k.finished, k.control(owner), *self._queue_keys(queue)]
+
+    def _queue_keys(self, name: str) -> list[str]:
+        """Fair index and ledger of a queue; the queue's own key for one that has no index."""
+        k = self._keys
+        return [k.fair(name) if name in FAIR else k.queue(name), k.ledger(name)]
 
 
 def _word(reply: bytes) -> str:

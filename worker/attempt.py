@@ -279,7 +279,7 @@ class Attempt:
     async def _hand_back(self) -> None:
         for _ in range(_HAND_BACK_TRIES):
             try:
-                await self._scripts.requeue(self._wid, self.rid, self._claim.attempt, hand_back=True)
+                await self._scripts.requeue(self._wid, self.rid, self._claim.attempt, how="hand_back")
             except BrokerUnavailableError:
                 await asyncio.sleep(_HAND_BACK_PAUSE_S)
             else:

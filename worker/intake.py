@@ -161,7 +161,9 @@ class Intake:
         command = ("XREADGROUP", "GROUP", "g", wid, "COUNT", "1", "BLOCK", str(BLOCK_MS), "STREAMS", *queues)
         reply = await self._reader.call(*command, *[">"] * len(queues), timeout_s=_BLOCK_TIMEOUT_S)
         found = [self._entry(queue, entry) for queue, entries in reply or () for entry in entries]
-        self._backlog = len(found) > 1 or (bool(found) and time.monotonic() - began_s < _AT_ONCE_S)
+        at_once = bool(found) and time.monotonic() - began_s < _AT_ONCE_S
+        # after a silence, too: what came back to a lane, or waits in one that was paused, wakes no reader
+        self._backlog = not found or len(found) > 1 or at_once
         return found
 
     async def _sweep(self, wid: str, free: int) -> list[Entry]:

@@ -74,7 +74,7 @@ class Reconcile:
                 runs[missing].reclaim()
         unknown = owned - self._attempts.owned()
         for rid, attempt in unknown & self._unknown:
-            outcome = await self._scripts.requeue(wid, rid, attempt, hand_back=True)
+            outcome = await self._scripts.requeue(wid, rid, attempt, how="hand_back")
             RECONCILED.inc()
             log.warning("request %s was ours and unknown here; handed back: %s", rid, outcome)
         self._unknown = unknown

@@ -1,50 +1,107 @@
 -- admit: nothing -> queued.  One atomic, idempotent step; safe to send twice.
--- @include clock enqueue
--- KEYS  1 idem  2 rec  3 body  4 queue  5 tenants  6 deadlines
--- ARGV  1 rid  2 fingerprint  3 lane  4 body (bytes)  5 tenant  6 lane cap (requests)  7 tenant cap (requests)
---       8 cost (tokens)  9 start by (Unix ms, 0 = no deadline)  10 TTL of the idempotency key (ms, 0 = no key)
+-- @include clock enqueue rate
+-- KEYS  1 idem  2 rec  3 body  4 queue  5 tenants  6 deadlines  7 fair  8 ledger  9 sched  10 lanes  11 output
+--       12.. run of each live worker, in mode `reject` only
+-- ARGV  1 rid  2 fingerprint  3 lane  4 body (bytes)  5 tenant  6 tenant cap (requests in the system)
+--       7 prompt (tokens)  8 output limit (tokens, 0 = none)  9 sequences
+--       10 start by (Unix ms, 0 = no deadline)
 --       11 finish by (Unix ms, 0 = the first deadline stays): takes the deadline's place once the request is claimed
---       12 '1' = the key decides; '0' = it is only written, for a client that may send the request again
---       13 rid that may lose the key to this request ('' = none): its end has set the key free
---       14 how long record and log stay after the end (ms, 0 = the ending script's own TTL)
---       15 '1' = the request goes on when its client is gone
--- Returns  {'OK', rid, depth}       queued, or was queued by this very call before
---          {'DUP', rid}             the idempotency key belongs to rid, another request
---          {'CONFLICT', rid}        the key or the id is known with another fingerprint
---          {'EXPIRED'}  {'FULL', depth}  {'TENANT', in_system}
--- Cost: about 30 us.
+--       12 TTL of the idempotency key (ms, 0 = no key)
+--       13 '1' = the key decides; '0' = it is only written, for a client that may send the request again
+--       14 rid that may lose the key to this request ('' = none): its end has set the key free
+--       15 how long record and log stay after the end (ms, 0 = the ending script's own TTL)
+--       16 '1' = the request goes on when its client is gone
+--       17..19 the lane's bounds: requests, bytes, cost (tokens)  20 most of them that one tenant may hold (0..1)
+--       21 slots: sequences that the pool can run, in mode `reject`; '' in mode `queue`
+--       22 output (tokens) that is expected of a tenant and a pool of which nothing is known
+-- The lane's settings in `lanes` go before ARGV 17 to 19, but a bound of 0 requests lets nothing in whatever they say.
+-- Returns  {'OK', rid, depth}         queued, or was queued by this very call before
+--          {'DUP', rid}               the idempotency key belongs to rid, another request
+--          {'CONFLICT', rid}          the key or the id is known with another fingerprint
+--          {'EXPIRED'}                its deadline has passed
+--          {'TENANT', in_system}      the tenant's cap
+--          {'CLOSED'}                 the lane takes nothing new (it is drained)
+--          {'FULL', depth, after_ms}  a bound of the lane      {'SHARE', held, after_ms}  the tenant's part of it
+--          {'BUSY', running, after_ms}  no slot is free        {'LATE', wait_ms, after_ms}  it would not start in time
+--          after_ms: when to come again, -1 = unknown. Every refusal is given a later turn, as fast as the lane drains.
+-- Cost: about 45 us.
 local known = redis.call('HGET', KEYS[2], 'fingerprint')
 if known then
   if known == ARGV[2] then return {'OK', ARGV[1], 0} end
   return {'CONFLICT', ARGV[1]}
 end
-local idem_ttl_ms = tonumber(ARGV[10])
-if idem_ttl_ms > 0 and ARGV[12] == '1' then
+local idem_ttl_ms = tonumber(ARGV[12])
+if idem_ttl_ms > 0 and ARGV[13] == '1' then
   local rid, fingerprint = (redis.call('GET', KEYS[1]) or ''):match('^([^|]+)|(.+)$')
   -- its own key stands there when the server has lost the record alone: then the request is admitted again
-  if rid and rid ~= ARGV[1] and (rid ~= ARGV[13] or fingerprint ~= ARGV[2]) then
+  if rid and rid ~= ARGV[1] and (rid ~= ARGV[14] or fingerprint ~= ARGV[2]) then
     if fingerprint ~= ARGV[2] then return {'CONFLICT', rid} end
     return {'DUP', rid}
   end
 end
 local now = now_ms()
-local deadline_ms = tonumber(ARGV[9])
-if deadline_ms > 0 and now >= deadline_ms then return {'EXPIRED'} end
-local depth = redis.call('XLEN', KEYS[4])
-if depth >= tonumber(ARGV[6]) then return {'FULL', depth} end
-local in_system = tonumber(redis.call('HGET', KEYS[5], ARGV[5]) or '0')
-if in_system >= tonumber(ARGV[7]) then return {'TENANT', in_system} end
-local entry = enqueue(KEYS[4], ARGV[1], ARGV[8])
-redis.call('SET', KEYS[3], ARGV[4])
-redis.call('HSET', KEYS[2], 'state', 'queued', 'fingerprint', ARGV[2], 'lane', ARGV[3], 'queue', ARGV[3], 'entry', entry,
-  'tenant', ARGV[5], 'deadline_ms', ARGV[9], 'finish_by_ms', ARGV[11], 'cost', ARGV[8], 'claims', '0',
-  'kills', '0', 'queued_at_ms', now)
-if tonumber(ARGV[14]) > 0 then redis.call('HSET', KEYS[2], 'keep_ms', ARGV[14]) end
-if ARGV[15] == '1' then redis.call('HSET', KEYS[2], 'stays', '1') end
-if idem_ttl_ms > 0 and ARGV[12] == '1' then
-  redis.call('HSET', KEYS[2], 'idem', KEYS[1], 'idem_ttl_ms', ARGV[10])
+local lane, tenant, bytes, start_by = ARGV[3], ARGV[5], #ARGV[4], tonumber(ARGV[10])
+if start_by > 0 and now >= start_by then return {'EXPIRED'} end
+local in_system = tonumber(redis.call('HGET', KEYS[5], tenant) or '0')
+if in_system >= tonumber(ARGV[6]) then return {'TENANT', in_system} end
+
+local set = redis.call('HMGET', KEYS[10], lane .. '.draining', lane .. '.max_requests', lane .. '.max_bytes',
+  lane .. '.max_tokens')
+if set[1] == '1' then return {'CLOSED'} end
+local plan = redis.call('HMGET', KEYS[9], 'rate:' .. lane, 'turn:' .. lane)
+local rate = drain_rate(plan[1])
+-- the next turn of those that are refused: one by one, as fast as the lane drains, at most half a minute ahead
+local function turn()
+  if not rate then return -1 end
+  local at = math.max(now, tonumber(plan[2] or '0')) + 1000 / rate
+  if at - now <= 30000 then redis.call('HSET', KEYS[9], 'turn:' .. lane, string.format('%.0f', at)) end
+  return math.ceil(at - now)
 end
+
+local out = redis.call('HMGET', KEYS[11], 't:' .. tenant, 'pool')
+local expected, limit = tonumber(out[1] or out[2] or ARGV[22]), tonumber(ARGV[8])
+if limit > 0 then expected = math.min(limit, expected) end
+local cost = math.max(1, math.ceil(tonumber(ARGV[7]) + expected * tonumber(ARGV[9])))
+local held = redis.call('HMGET', KEYS[8], 'n', 'b', 'c', 'n:' .. tenant, 'c:' .. tenant, 'v', 'f:' .. tenant)
+for i = 1, 7 do held[i] = tonumber(held[i] or '0') end
+local bound = {tonumber(ARGV[17] ~= '0' and set[2] or ARGV[17]), tonumber(set[3] or ARGV[18]), tonumber(set[4] or ARGV[19])}
+-- one request is let in however big it is: it would never fit
+if held[1] >= bound[1] or (held[1] > 0 and (held[2] + bytes > bound[2] or held[3] + cost > bound[3])) then
+  return {'FULL', held[1], turn()}
+end
+-- a tenant may hold so many times what is still free: one alone fills its share, and others always find room
+local share = tonumber(ARGV[20])
+if share < 1 and held[4] > 0 then
+  local times = share / (1 - share)
+  if held[4] >= times * (bound[1] - held[1]) or held[5] + cost > times * (bound[3] - held[3]) then
+    return {'SHARE', held[4], turn()}
+  end
+end
+if ARGV[21] ~= '' then
+  local taken = held[1]
+  for i = 12, #KEYS do taken = taken + redis.call('HLEN', KEYS[i]) end
+  if taken >= tonumber(ARGV[21]) then return {'BUSY', taken, turn()} end
+end
+if start_by > 0 and rate and held[1] > 0 then
+  local ahead = redis.call('ZCOUNT', KEYS[7], '-inf', math.max(held[6], held[7]))
+  local wait_ms = math.ceil(1000 * ahead / rate)
+  if now + wait_ms > start_by then return {'LATE', wait_ms, now + wait_ms - start_by} end
+end
+
+local entry = enqueue({queue = KEYS[4], fair = KEYS[7], ledger = KEYS[8]}, ARGV[1], tenant, cost, bytes)
+redis.call('SET', KEYS[3], ARGV[4])
+local facts = {'fingerprint', ARGV[2], 'lane', lane, 'queue', lane, 'entry', entry, 'tenant', tenant,
+  'deadline_ms', ARGV[10], 'finish_by_ms', ARGV[11], 'cost', cost, 'bytes', bytes, 'claims', '0', 'kills', '0',
+  'queued_at_ms', now}
+local function also(name, value) facts[#facts + 1], facts[#facts + 2] = name, value end
+if tonumber(ARGV[15]) > 0 then also('keep_ms', ARGV[15]) end
+if ARGV[16] == '1' then also('stays', '1') end
+if idem_ttl_ms > 0 and ARGV[13] == '1' then
+  also('idem', KEYS[1])
+  also('idem_ttl_ms', ARGV[12])
+end
+redis.call('HSET', KEYS[2], 'state', 'queued', unpack(facts))
 if idem_ttl_ms > 0 then redis.call('SET', KEYS[1], ARGV[1] .. '|' .. ARGV[2], 'PX', idem_ttl_ms) end
-redis.call('HINCRBY', KEYS[5], ARGV[5], 1)
-if deadline_ms > 0 then redis.call('ZADD', KEYS[6], ARGV[9], ARGV[1]) end
-return {'OK', ARGV[1], depth + 1}
+redis.call('HINCRBY', KEYS[5], tenant, 1)
+if start_by > 0 then redis.call('ZADD', KEYS[6], ARGV[10], ARGV[1]) end
+return {'OK', ARGV[1], held[1] + 1}

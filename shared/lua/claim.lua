@@ -1,22 +1,30 @@
 -- claim: queued -> running, owned by one worker under a fresh attempt id; or the request ends here (cancelled, expired,
 -- too many attempts).  A retried claim with the same attempt id gives the same answer.
--- @include clock dead_letter finish
+-- @include clock enqueue rate dead_letter finish
 -- KEYS  1 run  2 dead  3 queue  4 rec  5 body  6 log  7 chan  8 tenants  9 deadlines  10 fin  11 dlq
---       12 workers
+--       12 workers  13 fair (the queue again where it has none)  14 ledger  15 sched  16 lanes
 -- ARGV  1 worker id  2 entry id  3 rid  4 attempt id  5 most claims  6 result TTL (ms)
 --       7 frame for queue_timeout  8 frame for cancelled  9 frame for too many attempts  10 frame for deadline_exceeded
+--       11 queue's name
 -- Returns  {'OK', body, log, claims, queued_at_ms, started_at_ms, record}   the worker owns it now; record: all its fields
 --                              and values, msgpack, by which `restore` can bring it back
 --          {'SKIP', state}    the entry is stale (delivered twice, or cancelled meanwhile)
 --          {'GONE'}           no record (the server was flushed)
 --          {'ENDED', reason}  it ended here
--- Error 'FENCED' when the worker is condemned.   Cost: about 30 us.
+--          {'PAUSED'}         its lane is paused: it is back in its place
+-- Error 'FENCED' when the worker is condemned.   Cost: about 40 us.
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
-redis.call('XACK', KEYS[3], 'g', ARGV[2])
-redis.call('XDEL', KEYS[3], ARGV[2])
 local v = redis.call('HMGET', KEYS[4], 'state', 'deadline_ms', 'cancel', 'entry', 'attempt', 'owner', 'claims',
-  'queued_at_ms', 'started_at_ms', 'finish_by_ms')
+  'queued_at_ms', 'started_at_ms', 'finish_by_ms', 'tenant', 'cost', 'bytes')
 local state = v[1]
+local q = {queue = KEYS[3], ledger = KEYS[14], fair = KEYS[13] ~= KEYS[3] and KEYS[13] or nil}
+if state == 'queued' and v[4] == ARGV[2] and not v[3] and redis.call('HGET', KEYS[16], ARGV[11] .. '.paused') == '1' then
+  -- a blocking read knows no pauses; its fair tag may be gone, so it goes to where its lane is now
+  redis.call('XACK', KEYS[3], 'g', ARGV[2])
+  if q.fair then redis.call('ZADD', q.fair, 'NX', redis.call('HGET', q.ledger, 'v') or '0', ARGV[2]) end
+  return {'PAUSED'}
+end
+dequeue(q, ARGV[2], v[11] or '', v[12] or 0, v[13] or 0)
 if not state then return {'GONE'} end
 local function owned(claims, started_at_ms)
   return {'OK', redis.call('GET', KEYS[5]) or '', redis.call('GET', KEYS[6]) or '', claims, tonumber(v[8]), started_at_ms,
@@ -42,6 +50,7 @@ if claims > tonumber(ARGV[5]) then
   finish(k, ARGV[3], 'failed', 'too_many_attempts', ARGV[9], ARGV[6])
   return {'ENDED', 'too_many_attempts'}
 end
+drained(KEYS[15], ARGV[11], now, tonumber(redis.call('HGET', KEYS[14], 'n') or '0'))
 redis.call('HSET', KEYS[4], 'state', 'running', 'owner', ARGV[1], 'attempt', ARGV[4], 'started_at_ms', now)
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
 if tonumber(v[10] or '0') > 0 then

@@ -1,5 +1,50 @@
--- Included by scripts that put a request on a queue. The group starts at 0, so that nothing is skipped after a flush.
-local function enqueue(queue, rid, cost)
-  if redis.call('EXISTS', queue) == 0 then redis.call('XGROUP', 'CREATE', queue, 'g', '0', 'MKSTREAM') end
-  return redis.call('XADD', queue, '*', 'rid', rid, 'cost', cost)
+-- Included by scripts that put a request on a queue or take it off one. Every queue is a stream with the group `g` and a
+-- ledger; a lane has a fair index besides (ADR 0012). q names the keys: queue, ledger, and for a lane fair.
+--
+-- enqueue(q, rid, tenant, cost, bytes, again): returns the entry's id. In a lane the tenants share by start-time fair
+-- queueing over cost: a request's start tag is where its tenant's last request ends, at least the lane's virtual time, and
+-- the smallest tag is served first. again: it was served before, so it owes nothing and comes first of its lane. The group
+-- starts at 0, so that nothing is skipped after a flush.
+-- dequeue(q, entry, tenant, cost, bytes): the entry is gone from everywhere; safe to call twice.
+-- Ledger: v, virtual time; n, c, b: requests, tokens, bytes that wait; n:<tenant>, c:<tenant> of them; f:<tenant>, finish
+-- tag. An empty queue has no ledger: where nobody waits, nobody owes anybody anything.
+local function enqueue(q, rid, tenant, cost, bytes, again)
+  if redis.call('EXISTS', q.queue) == 0 then redis.call('XGROUP', 'CREATE', q.queue, 'g', '0', 'MKSTREAM') end
+  local entry = redis.call('XADD', q.queue, '*', 'rid', rid, 'cost', cost)
+  local fn, fc, ff = 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant
+  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff)
+  local fields = {'n', (v[2] or 0) + 1, 'c', (v[3] or 0) + cost, 'b', (v[4] or 0) + bytes,
+    fn, (v[5] or 0) + 1, fc, (v[6] or 0) + cost}
+  if q.fair then
+    local start = tonumber(v[1] or '0')
+    if not again then
+      start = math.max(start, tonumber(v[7] or '0'))
+      fields[11], fields[12] = ff, start + cost
+    end
+    redis.call('ZADD', q.fair, start, entry)
+  end
+  redis.call('HSET', q.ledger, unpack(fields))
+  return entry
+end
+
+local function dequeue(q, entry, tenant, cost, bytes)
+  redis.call('XACK', q.queue, 'g', entry)
+  if q.fair then redis.call('ZREM', q.fair, entry) end
+  if redis.call('XDEL', q.queue, entry) == 0 then return end
+  local fn, fc, ff = 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant
+  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff)
+  local left, of_tenant = (v[2] or 0) - 1, (v[5] or 0) - 1
+  if left <= 0 then
+    redis.call('DEL', q.ledger)
+    return
+  end
+  local fields = {'n', left, 'c', (v[3] or 0) - cost, 'b', (v[4] or 0) - bytes}
+  if of_tenant > 0 then
+    fields[7], fields[8], fields[9], fields[10] = fn, of_tenant, fc, (v[6] or 0) - cost
+  else
+    redis.call('HDEL', q.ledger, fn, fc)
+    -- a finish tag that lies behind is no debt any more
+    if tonumber(v[7] or '0') <= tonumber(v[1] or '0') then redis.call('HDEL', q.ledger, ff) end
+  end
+  redis.call('HSET', q.ledger, unpack(fields))
 end

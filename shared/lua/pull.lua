@@ -1,75 +1,113 @@
--- pull: picks up to `want` queued entries for one worker, by stride scheduling over the lanes. The requests stay queued
--- until `claim`.
+-- pull: picks up to `want` queued entries for one worker: stride scheduling over the lanes, start-time fair queueing over
+-- the tenants inside a lane. The requests stay queued until `claim`.
 -- @include clock
--- KEYS  1 sched  2 lease  3 dead  4.. queues, the retry queue first
--- ARGV  1 worker id  2 want  then per queue: name, weight, age limit (ms)
+-- KEYS  1 sched  2 lease  3 dead  4 lanes  5 retry queue  then per lane: queue, fair, ledger
+-- ARGV  1 worker id  2 want  3 the only lane to pick from ('' = all, and the retry queue first)
+--       then per lane: name, weight, age limit (ms)
+-- The lanes' settings in `lanes` go before the ones in ARGV; a paused lane gives nothing.
 -- Returns  a list of {queue name, entry id, rid}, possibly empty.   Error 'FENCED' when the worker is condemned.
--- The retry queue always goes first. Otherwise the queue with the smallest pass is served and its pass grows by
--- 1/weight; a queue that slept rejoins at the current virtual time; a head older than its age limit goes first, but at
--- most one pick in four (credit), or an old batch backlog would starve interactive users.
--- Cost: about 16 us an entry.
+-- The lane with the smallest pass is served and its pass grows by cost/weight; a lane that slept rejoins at the current
+-- virtual time; a lane whose head is older than its age limit goes first, but at most one pick in four (credit), or an old
+-- batch backlog would starve interactive users.
+-- An entry is in the lane's fair index until it is delivered; by XCLAIM, which delivers out of turn. Once the index is
+-- empty the group is set to the stream's end, so that a blocking read does not deliver the same entries again.
+-- Cost: about 20 us an entry.
 if redis.call('EXISTS', KEYS[3]) == 1 then return redis.error_reply('FENCED') end
-local want, queues = tonumber(ARGV[2]), #KEYS - 3
-local now = now_ms()
-local name, weight, age_limit, pass, alive = {}, {}, {}, {}, {}
-local vtime = tonumber(redis.call('HGET', KEYS[1], 'vtime') or '0')
-local credit = tonumber(redis.call('HGET', KEYS[1], 'credit') or '1')
-for i = 1, queues do
-  name[i], weight[i], age_limit[i] = ARGV[3 * i], tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
-  alive[i] = redis.call('XLEN', KEYS[3 + i]) > 0
-  if alive[i] then
-    pass[i] = math.max(vtime, tonumber(redis.call('HGET', KEYS[1], 'pass:' .. name[i]) or '0'))
+local want, only, wid = tonumber(ARGV[2]), ARGV[3], ARGV[1]
+local out = {}
+if only == '' then
+  -- the group tells at once that nothing is new; EXISTS first, since an empty pool has no queues
+  if redis.call('EXISTS', KEYS[5]) == 1 then
+    local reply = redis.call('XREADGROUP', 'GROUP', 'g', wid, 'COUNT', want, 'STREAMS', KEYS[5], '>')
+    for _, entry in ipairs(reply and reply[1] and reply[1][2] or {}) do
+      out[#out + 1] = {'retry', entry[1], entry[2][2]}
+      want = want - 1
+    end
   end
+end
+
+local lanes = {}
+if want > 0 then
+  for i = 0, (#ARGV - 3) / 3 - 1 do
+    local name = ARGV[4 + 3 * i]
+    if (only == '' or only == name) and redis.call('EXISTS', KEYS[7 + 3 * i]) == 1 then
+      lanes[#lanes + 1] = {name = name, queue = KEYS[6 + 3 * i], fair = KEYS[7 + 3 * i], ledger = KEYS[8 + 3 * i],
+        weight = tonumber(ARGV[5 + 3 * i]), age_limit = tonumber(ARGV[6 + 3 * i])}
+    end
+  end
+end
+if #lanes == 0 then return out end
+
+local now = now_ms()
+local set = redis.call('HGETALL', KEYS[4])
+for i = 1, #set, 2 do set[set[i]] = set[i + 1] end
+local fields = {'vtime', 'credit'}
+for i = 1, #lanes do fields[2 + i] = 'pass:' .. lanes[i].name end
+local kept = redis.call('HMGET', KEYS[1], unpack(fields))
+local vtime, credit = tonumber(kept[1] or '0'), tonumber(kept[2] or '1')
+
+local function look(lane)
+  local head = redis.call('ZRANGE', lane.fair, 0, 0, 'WITHSCORES')
+  lane.head, lane.tag = head[1], head[2]
+  if head[1] then lane.over = now - tonumber(head[1]:match('^(%d+)')) - lane.age_limit end
+end
+for i = 1, #lanes do
+  local lane = lanes[i]
+  lane.weight = math.max(tonumber(set[lane.name .. '.weight'] or lane.weight), 0.001)
+  lane.age_limit = tonumber(set[lane.name .. '.age_limit_ms'] or lane.age_limit)
+  lane.pass = math.max(vtime, tonumber(kept[2 + i] or '0'))
+  if set[lane.name .. '.paused'] ~= '1' then look(lane) end
 end
 
 local function pick()
   local best, aged
-  for i = 1, queues do
-    if alive[i] then
-      if name[i] == 'retry' then return i, false end
-      local last = redis.call('HGET', KEYS[1], 'last:' .. name[i])
-      local head = redis.call('XRANGE', KEYS[3 + i], last and '(' .. last or '-', '+', 'COUNT', '1')[1]
-      if head then
-        local over = now - tonumber(head[1]:match('^(%d+)')) - age_limit[i]
-        if over > 0 and credit >= 1 then
-          if not aged or over > aged then best, aged = i, over end
-        elseif not aged and (not best or pass[i] < pass[best]) then
-          best = i
-        end
-      else
-        alive[i] = false
+  for i = 1, #lanes do
+    local lane = lanes[i]
+    if lane.head then
+      if credit >= 1 and lane.over > 0 then
+        if not aged or lane.over > aged then best, aged = lane, lane.over end
+      elseif not aged and (not best or lane.pass < best.pass) then
+        best = lane
       end
     end
   end
   return best, aged ~= nil
 end
 
-local out, touched = {}, {}
+local picks = 0
 while want > 0 do
-  local i, aged = pick()
-  if not i then break end
-  local reply = redis.call('XREADGROUP', 'GROUP', 'g', ARGV[1], 'COUNT', '1', 'STREAMS', KEYS[3 + i], '>')
-  local entry = reply and reply[1] and reply[1][2][1]
-  if entry then
-    out[#out + 1] = {name[i], entry[1], entry[2][2]}
-    redis.call('HSET', KEYS[1], 'last:' .. name[i], entry[1])
-    vtime = math.max(vtime, pass[i])
-    pass[i] = pass[i] + 1 / weight[i]
-    touched[i] = true
-    want = want - 1
-    if name[i] ~= 'retry' then
-      if aged then credit = credit - 1 else credit = math.min(2, credit + 1 / 3) end
-    end
-  else
-    alive[i] = false
+  local lane, aged = pick()
+  if not lane then break end
+  redis.call('ZREM', lane.fair, lane.head)
+  -- nothing when a blocking read has delivered it already, and whoever got it claims it
+  local entry = redis.call('XCLAIM', lane.queue, 'g', wid, 3000, lane.head, 'FORCE')[1]
+  if entry and entry[2] then
+    out[#out + 1] = {lane.name, entry[1], entry[2][2]}
+    vtime = math.max(vtime, lane.pass)
+    lane.pass = lane.pass + tonumber(entry[2][4]) / lane.weight
+    lane.served = lane.tag
+    want, picks = want - 1, picks + 1
+    if aged then credit = credit - 1 else credit = math.min(2, credit + 1 / 3) end
+    if aged then redis.call('HINCRBY', KEYS[1], 'aged:' .. lane.name, 1) end
   end
+  look(lane)
 end
-if #out > 0 then
-  local fields = {'vtime', tostring(vtime), 'credit', tostring(credit)}
-  for i in pairs(touched) do
-    fields[#fields + 1] = 'pass:' .. name[i]
-    fields[#fields + 1] = tostring(pass[i])
+
+if picks > 0 then
+  fields = {'vtime', tostring(vtime), 'credit', tostring(credit)}
+  for i = 1, #lanes do
+    local lane = lanes[i]
+    if lane.served then
+      fields[#fields + 1] = 'pass:' .. lane.name
+      fields[#fields + 1] = tostring(lane.pass)
+      redis.call('HSET', lane.ledger, 'v', lane.served)
+    end
   end
   redis.call('HSET', KEYS[1], unpack(fields))
+end
+for i = 1, #lanes do
+  if not lanes[i].head and redis.call('EXISTS', lanes[i].fair) == 0 and redis.call('EXISTS', lanes[i].queue) == 1 then
+    redis.call('XGROUP', 'SETID', lanes[i].queue, 'g', '$')
+  end
 end
 return out

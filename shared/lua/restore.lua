@@ -1,9 +1,9 @@
 -- restore: gives a worker back a request that it runs, after the server has lost history: flushed, restarted without its
 -- data, failed over to a server that lagged. The worker has what it has published, and it alone has published it.
 -- What others have written meanwhile is never overwritten: the log must be the beginning of what the worker says it is.
--- @include clock finish
+-- @include clock enqueue finish
 -- KEYS  1 dead  2 run  3 rec  4 body  5 log  6 chan  7 tenants  8 deadlines  9 workers  10 box  11 idem
---       12 run of the owner as last seen  13 queue as last seen
+--       12 run of the owner as last seen  13 queue as last seen  14 fair (the queue again where it has none)  15 ledger
 -- ARGV  1 worker id  2 rid  3 attempt id  4 facts: the record as the claim left it, as `claim` answered it  5 body
 --       6 the log (bytes)  7 how long its last frame is (bytes, 0 = none is to be published again)
 --       8 '1' = the attempt is at its end: it goes before another one that has added nothing
@@ -15,7 +15,8 @@
 -- Error 'FENCED' when the worker is condemned: then its requests were taken from it for good.
 -- Idempotent. Of the missing frames only the last is published: whoever misses more than that reads the log.
 if redis.call('EXISTS', KEYS[1]) == 1 then return redis.error_reply('FENCED') end
-local v = redis.call('HMGET', KEYS[3], 'state', 'attempt', 'owner', 'queue', 'entry', 'cancel')
+local v = redis.call('HMGET', KEYS[3], 'state', 'attempt', 'owner', 'queue', 'entry', 'cancel', 'tenant', 'cost',
+  'bytes')
 local state, ours, log = v[1], ARGV[6], redis.call('GET', KEYS[5]) or ''
 local begins = #log <= #ours and ours:sub(1, #log) == log
 local mine = state == 'running' and v[2] == ARGV[3]
@@ -32,8 +33,8 @@ elseif state == 'running' then
 elseif state == 'queued' then
   if not begins then return {'STALE'} end
   if v[4] ~= ARGV[10] then return {'RETRY', '-', v[4]} end
-  redis.call('XACK', KEYS[13], 'g', v[5])
-  redis.call('XDEL', KEYS[13], v[5])
+  local q = {queue = KEYS[13], ledger = KEYS[15], fair = KEYS[14] ~= KEYS[13] and KEYS[14] or nil}
+  dequeue(q, v[5], v[7] or '', v[8] or 0, v[9] or 0)
 elseif state or not begins or (deadline_ms > 0 and now_ms() > deadline_ms + 600000) then
   return {'STALE'} -- as to the deadline: so late the record of a request that has ended may be gone by rights
 end

@@ -9,7 +9,7 @@ import redis.asyncio
 from redis.asyncio.client import PubSub
 
 from shared.keys import Keys
-from shared.outcomes import Admission, Admitted, Claimed, Entry
+from shared.outcomes import Admission, Admitted, Bounds, Claimed, Entry
 from shared.scripts import Scripts
 from shared.wire import DELTA, END, Frame, Meta, encode
 
@@ -43,16 +43,23 @@ class Shard:
         self.scripts = scripts
 
     async def admit(self, rid: str = "r1", **changes: Any) -> Admitted:
-        """Admits a request that nothing stands in the way of, unless `changes` say so."""
+        """Admits a request of 5 tokens that nothing stands in the way of, unless `changes` say so.
+
+        `lane_cap` is short for the bound on its requests, `cost` for a prompt that makes it cost so much.
+        """
+        if "lane_cap" in changes:
+            changes["bounds"] = Bounds(requests=changes.pop("lane_cap"), share=1.0)
+        if "cost" in changes:
+            changes["prompt_tokens"] = changes.pop("cost") - 1
         facts: dict[str, Any] = {
             "rid": rid,
             "fingerprint": f"fp-{rid}",
             "lane": "standard",
             "body": b"body of " + rid.encode(),
             "tenant": "acme",
-            "lane_cap": 100,
             "tenant_cap": 100,
-            "cost": 5,
+            "prompt_tokens": 4,
+            "output_limit": 1,
             "deadline_ms": in_ms(60_000),
         }
         return await self.scripts.admit(Admission(**{**facts, **changes}))

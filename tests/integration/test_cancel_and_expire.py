@@ -63,7 +63,7 @@ async def test_cancelling_a_running_request_tells_its_owner(shard: Shard) -> Non
 async def test_a_cancel_that_looked_too_early_looks_again(shard: Shard) -> None:
     await shard.claimed()
     assert await cancel(shard, owner="-") == "RETRY"
-    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
     assert await cancel(shard, queue="standard") == "RETRY"
     assert await cancel(shard, queue="retry") == "DONE"
     await shard.assert_over("cancelled", "client_gone")
@@ -128,7 +128,7 @@ async def test_a_deadline_without_record_is_forgotten(shard: Shard) -> None:
 
 async def test_what_had_started_and_waits_for_another_worker_exceeds_its_deadline(shard: Shard) -> None:
     await shard.claimed()
-    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
     await pass_deadline(shard)
     assert await expire(shard, queue="retry") == "DONE"
     await shard.assert_over("expired", "deadline_exceeded")
@@ -139,7 +139,7 @@ async def test_what_had_started_and_waits_for_another_worker_exceeds_its_deadlin
 
 async def test_a_claim_ends_what_had_started_before_in_the_same_way(shard: Shard) -> None:
     await shard.claimed()
-    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
     await pass_deadline(shard)
     assert await shard.scripts.claim("w1", await shard.delivered(), "a2") == Unclaimed("ENDED", "deadline_exceeded")
     await shard.assert_over("expired", "deadline_exceeded")

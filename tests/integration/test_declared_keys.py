@@ -18,13 +18,18 @@ from tests.support.modelcheck import Plan, check
 from tests.support.polling import eventually, serving
 
 OPS = 400
+LEAST_SEEDS = 4
 
 
 async def test_no_script_touches_a_key_that_it_does_not_declare(server: servers.Server) -> None:
     async with watching(server.url) as touched:
         await check(server.url, Plan(2, OPS, faults=True))
-        happened = [await check(server.url, Plan(seed, OPS)) for seed in (1, 3, 6, 7)]
-    assert any(counts["redrive: ok"] for counts in happened), "no run had a dead letter"
+        redriven = 0
+        for seed in range(1, 31):
+            redriven += (await check(server.url, Plan(seed, OPS)))["redrive: ok"]
+            if redriven and seed > LEAST_SEEDS:
+                break
+    assert redriven, "no run had a dead letter"
     assert touched.shas >= {load(name).sha for name in script_names()}
     assert touched.commands > 2_000
     assert touched.undeclared == set()

@@ -61,7 +61,7 @@ async def test_another_attempt_cannot_end_the_request(shard: Shard) -> None:
 
 async def test_a_request_that_was_given_to_somebody_else_is_not_ended_by_its_former_owner(shard: Shard) -> None:
     await shard.claimed()
-    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
     await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
     assert await done(shard) == Finished("FENCED")
     assert (await shard.record())["owner"] == "w2"

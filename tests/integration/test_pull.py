@@ -9,32 +9,33 @@ import pytest
 from shared.errors import FencedError
 from shared.keys import Keys
 from shared.lanes import RETRY
-from shared.luascripts import load
-from shared.outcomes import Entry
+from shared.outcomes import Bounds, Entry
 from shared.scripts import Scripts
 from tests.integration.shard import Shard
 
-QUEUES = ("retry", "interactive", "standard", "batch")
-NEVER_AGED = [0, 99_999_999, 99_999_999, 99_999_999]
+NEVER_AGED = dict.fromkeys(("interactive", "standard", "batch"), 99_999_999)
+ENDLESS = Bounds(requests=100_000, share=1.0)
 
 
 async def backlog(shard: Shard, **counts: int) -> None:
-    """Entries without records, as `pull` looks at nothing else."""
+    """So many requests on each queue, of equal cost."""
     for queue, count in counts.items():
-        key = shard.keys.queue(queue)
-        await shard.client.xgroup_create(key, "g", id="0", mkstream=True)
-        pipe = shard.client.pipeline(transaction=False)
         for i in range(count):
-            pipe.xadd(key, {"rid": f"{queue}{i}", "cost": 1})
-        await pipe.execute()
+            lane = "interactive" if queue == RETRY else queue
+            await shard.admit(f"{queue}{i}", lane=lane, bounds=ENDLESS, tenant_cap=100_000)
+        if queue == RETRY:
+            for entry in await shard.scripts.pull("w1", count):
+                await shard.scripts.claim("w1", entry, f"a of {entry.rid}")
+            for i in range(count):
+                assert await shard.scripts.requeue("w1", f"{queue}{i}", f"a of {queue}{i}", how="hand_back") == "OK"
 
 
-async def pull(shard: Shard, want: int, ages: list[int]) -> list[str]:
-    """As Scripts.pull, with other age limits. Returns the queues' names."""
-    keys = [shard.keys.sched, shard.keys.lease("w1"), shard.keys.dead("w1"), *map(shard.keys.queue, QUEUES)]
-    lanes = [value for lane in zip(QUEUES, (100, 8, 3, 1), ages, strict=True) for value in lane]
-    reply = await shard.client.eval(load("pull").text, len(keys), *keys, "w1", want, *lanes)  # type: ignore[misc]
-    return [queue.decode() for queue, _, _ in reply]
+async def pull(shard: Shard, want: int, ages: dict[str, int] | None = None, wid: str = "w1") -> list[str]:
+    """As Scripts.pull, with other age limits (ms). Returns the queues' names."""
+    if ages:
+        settings = {f"{lane}.age_limit_ms": limit for lane, limit in ages.items()}
+        await shard.client.hset(shard.keys.lanes, mapping=settings)  # type: ignore[misc]
+    return [entry.queue for entry in await shard.scripts.pull(wid, want)]
 
 
 async def test_empty_queues_give_nothing_and_change_nothing(shard: Shard) -> None:
@@ -69,7 +70,7 @@ async def test_a_backlog_is_shared_eight_to_three_to_one(shard: Shard) -> None:
 
 
 async def test_the_retry_queue_goes_first(shard: Shard) -> None:
-    await backlog(shard, interactive=5, retry=3)
+    await backlog(shard, retry=3, interactive=5)
     assert await pull(shard, 5, NEVER_AGED) == [RETRY] * 3 + ["interactive"] * 2
 
 
@@ -82,7 +83,7 @@ async def test_a_lane_that_slept_gets_no_credit_for_it(shard: Shard) -> None:
 
 async def test_aged_heads_go_first_but_only_one_pick_in_four(shard: Shard) -> None:
     await backlog(shard, interactive=100, batch=100)
-    picks = await pull(shard, 40, [0, 99_999_999, 99_999_999, -1])
+    picks = await pull(shard, 40, {**NEVER_AGED, "batch": -1})
     assert picks[0] == "batch"
     assert 9 <= picks.count("batch") <= 14
 

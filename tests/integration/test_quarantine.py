@@ -127,7 +127,7 @@ async def test_handing_a_suspect_back_keeps_it_out_and_blames_it_for_nothing(sha
     await release(shard, reaper)
     entry = await shard.delivered("w3")
     await shard.scripts.claim("w3", entry, "a3")
-    assert await shard.scripts.requeue("w3", "r1", "a3", hand_back=True) == "OK"
+    assert await shard.scripts.requeue("w3", "r1", "a3", how="hand_back") == "OK"
     assert await where(shard, "r1") == ("queued", "retry")
     assert int((await shard.record())["kills"]) == MOST_KILLS - 1
 

@@ -55,23 +55,23 @@ async def test_a_repeated_requeue_is_stale_and_queues_once(shard: Shard) -> None
 
 async def test_another_attempt_than_the_owned_one_is_stale(shard: Shard) -> None:
     await shard.claimed()
-    assert await shard.scripts.requeue("w1", "r1", "a0", hand_back=True) == "STALE"
+    assert await shard.scripts.requeue("w1", "r1", "a0", how="hand_back") == "STALE"
     assert await shard.state() == "running"
 
 
 async def test_a_run_set_that_a_rollback_brought_back_takes_nothing_from_the_new_owner(shard: Shard) -> None:
     await shard.claimed()
-    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
     await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
     await shard.client.hset(shard.keys.run("w1"), "r1", "a1")  # type: ignore[misc]
-    assert await shard.scripts.requeue("w1", "r1", "a1", hand_back=True) == "STALE"
+    assert await shard.scripts.requeue("w1", "r1", "a1", how="hand_back") == "STALE"
     assert (await shard.record())["owner"] == "w2"
     assert await shard.client.exists(shard.keys.run("w1")) == 0
 
 
 async def test_handing_back_is_no_kill_and_needs_no_dead_worker(shard: Shard) -> None:
     await shard.claimed()
-    assert await shard.scripts.requeue("w1", "r1", "a1", hand_back=True) == "OK"
+    assert await shard.scripts.requeue("w1", "r1", "a1", how="hand_back") == "OK"
     assert (await shard.record())["kills"] == "0"
     assert (await shard.delivered("w2")).queue == "retry"
 

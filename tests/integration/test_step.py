@@ -49,7 +49,7 @@ async def test_a_frame_of_another_attempt_is_fenced_and_nobody_sees_it(shard: Sh
 
 async def test_a_zombie_that_nobody_condemned_is_fenced_by_its_attempt(shard: Shard) -> None:
     await shard.claimed()
-    await shard.scripts.requeue("w1", "r1", "a1", hand_back=True)
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
     await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
     assert (await shard.scripts.step("w1", [("r1", "a1", 0, delta("a1"))])).refused == {0: -1}
     assert (await shard.scripts.step("w2", [("r1", "a2", 0, delta("a2"))])).refused == {}

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from shared.lanes import Lane
-from shared.outcomes import Admission
+from shared.outcomes import Admission, Bounds
 from tests.support import servers
 from tests.support.model.invariants import (
     check_clients,
@@ -88,6 +88,7 @@ class Run:
             (3, self._cancel),
             (2, self._expire),
             (1, self._hand_back),
+            (2, self._preempt),
             (1.5, self._look),
             (1, self._discard),
             (0.3, replica.renewed),
@@ -121,9 +122,10 @@ class Run:
             lane=rnd.choice(list(Lane)),
             body=b"body of " + rid.encode(),
             tenant=rnd.choice("ab"),
-            lane_cap=_LANE_CAP,
+            bounds=Bounds(_LANE_CAP, share=0.9),
             tenant_cap=_TENANT_CAP,
-            cost=1,
+            prompt_tokens=self._world.rnd.randint(1, 500),
+            output_limit=1,
             deadline_ms=deadline_ms,
             finish_by_ms=rnd.choice([0, deadline_ms + _SOON_MS, deadline_ms + _LATE_MS]),
             idempotency=key,
@@ -170,6 +172,11 @@ class Run:
         worker = self._one()
         if worker.running:
             await worker.hand_back(self._world.rnd.choice(list(worker.running)))
+
+    async def _preempt(self) -> None:
+        worker = self._one()
+        if worker.running:
+            await worker.preempt(self._world.rnd.choice(list(worker.running)))
 
     async def _lapse(self) -> None:
         """A pause or a failover has eaten the lease; the worker is well."""
@@ -235,8 +242,7 @@ class Run:
         original = fields[b"rid"].decode()
         body, lane, tenant = (fields[name] for name in (b"body", b"lane", b"tenant"))
         late_ms = await world.now_ms() + _LATE_MS
-        caps = (_LANE_CAP, _TENANT_CAP)
-        admission = Admission(rid, f"fp of {rid}", lane.decode(), body, tenant.decode(), *caps, 1, late_ms)
+        admission = Admission(rid, f"fp of {rid}", lane.decode(), body, tenant.decode(), _TENANT_CAP, 1, 0, late_ms)
         outcome, known = await world.scripts.redrive(entry.decode(), admission, patience_ms=_LATE_MS)
         world.happened[f"redrive: {outcome.lower()}"] += 1
         if known == rid:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from shared.lanes import QUARANTINE, QUEUES
+from shared.lanes import FAIR, QUARANTINE, QUEUES
 from shared.scripts import MOST_KILLS, SUSPECT_KILLS
 from shared.states import TERMINAL
 from shared.wire import END, Meta, split_log
@@ -29,6 +29,9 @@ class View:
     runs: dict[str, dict[str, str]] = field(default_factory=dict)
     queued: dict[str, set[str]] = field(default_factory=dict)
     pending: int = 0
+    fair: dict[str, set[str]] = field(default_factory=dict)
+    delivered: dict[str, set[str]] = field(default_factory=dict)
+    ledgers: dict[str, dict[str, float]] = field(default_factory=dict)
     tenants: dict[str, int] = field(default_factory=dict)
     deadlines: set[str] = field(default_factory=set)
     finished: list[tuple[str, str]] = field(default_factory=list)
@@ -68,6 +71,11 @@ async def _look_at_queues(world: World, view: View) -> None:
         view.queued[name] = {entry_id.decode() for entry_id, _ in await world.client.xrange(key)}
         if await world.client.exists(key):
             view.pending += (await world.client.xpending(key, "g"))["pending"]
+            pending = await world.client.xpending_range(key, "g", "-", "+", 10_000)
+            view.delivered[name] = {found["message_id"].decode() for found in pending}
+        ledger = await world.client.hgetall(world.keys.ledger(name))  # type: ignore[misc]
+        view.ledgers[name] = {field_name: float(value) for field_name, value in _text(ledger).items()}
+        view.fair[name] = {entry_id.decode() for entry_id in await world.client.zrange(world.keys.fair(name), 0, -1)}
 
 
 Lineage = Mapping[str, tuple[str, int]]
@@ -119,6 +127,8 @@ def check_server(view: View, lineage: Lineage) -> None:
     for rid, record in view.records.items():
         _check_record(rid, record, view, lineage)
     _check_totals(view)
+    for name in view.queued:
+        _check_queue(name, view)
 
 
 def _check_record(rid: str, record: dict[str, str], view: View, lineage: Lineage) -> None:
@@ -157,6 +167,21 @@ def _check_totals(view: View) -> None:
     require(
         dict(view.finished) == ended, "the outbox differs from the records:", set(view.finished) ^ set(ended.items())
     )
+
+
+def _check_queue(name: str, view: View) -> None:
+    """What is not delivered can be picked, and the ledger adds up."""
+    waiting = [record for record in view.records.values() if record["state"] == "queued" and record["queue"] == name]
+    if name in FAIR:
+        lost = {record["entry"] for record in waiting} - view.delivered.get(name, set()) - view.fair[name]
+        require(not lost, "entries of", name, "that nobody can pick:", lost)
+        require(view.fair[name] <= view.queued[name], "the index of", name, "names what is gone")
+    sums: Counter[str] = Counter()
+    for record in waiting:
+        cost, tenant = int(record["cost"]), record["tenant"]
+        sums.update({"n": 1, "c": cost, "b": int(record["bytes"]), f"n:{tenant}": 1, f"c:{tenant}": cost})
+    ledger = {key: value for key, value in view.ledgers[name].items() if key != "v" and not key.startswith("f:")}
+    require(ledger == dict(sums), "the ledger of", name, "says", ledger, "and it is", dict(sums))
 
 
 def check_suspects(view: View) -> None:

@@ -290,8 +290,16 @@ class ModelWorker:
     async def hand_back(self, rid: str) -> None:
         """Gives a request up, so that it runs elsewhere if nothing of it is visible."""
         run = self.running.pop(rid)
-        outcome = await self._world.scripts.requeue(self.wid, rid, run.attempt, hand_back=True)
+        outcome = await self._world.scripts.requeue(self.wid, rid, run.attempt, how="hand_back")
         self._world.happened[f"handed back: {outcome.lower()}"] += 1
+
+    async def preempt(self, rid: str) -> None:
+        """Gives a slot to somebody else; the request waits in its lane again."""
+        run = self.running.pop(rid)
+        facts = await self._world.client.hget(self._world.keys.record(rid), "lane")  # type: ignore[misc]
+        lane = (facts or b"batch").decode()
+        outcome = await self._world.scripts.requeue(self.wid, rid, run.attempt, how="preempt", lane=lane)
+        self._world.happened[f"pre-empted: {outcome.lower()}"] += 1
 
     async def reconcile(self) -> None:
         """Hands back what the server says this worker owns and it knows nothing of; wants back what it runs."""
@@ -303,7 +311,7 @@ class ModelWorker:
         for raw, attempt in owned.items():
             rid = raw.decode()
             if rid not in self.running or self.running[rid].attempt != attempt.decode():
-                await self._world.scripts.requeue(self.wid, rid, attempt.decode(), hand_back=True)
+                await self._world.scripts.requeue(self.wid, rid, attempt.decode(), how="hand_back")
                 self._world.happened["reconciled"] += 1
 
     async def _obey(self, box: list[bytes]) -> None:
