@@ -202,11 +202,13 @@ class Relay:
         Ids are never reused and logs only grow, so the attempt whose frame ends at an offset stands for all that lies
         before it: a RESUME frame behind exactly that attempt goes on with exactly what the client has.
         """
-        if frame.attempt in {self._attempt, ""} or not self._visible:
+        if frame.attempt in {self._attempt, ""} or not self.cursor:
             return False
         meta = frame.meta or Meta()
         if frame.kind & RESUME:
             return meta.after != self._attempt
+        if frame.kind & HEAD and not self._visible:
+            return False  # a whole answer, and the client has nothing of another one
         # an explicit error adds no text; an answer's regular end would say that the client has all of it
         return not frame.kind & END or meta.state == State.SUCCEEDED or frame.data != b""
 

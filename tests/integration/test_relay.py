@@ -429,6 +429,23 @@ async def test_while_nothing_but_a_head_was_taken_another_attempt_may_start_anew
     assert without_ids(await reading) == event(5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "meta"),
+    [(DELTA, None), (RESUME, Meta(after="a7")), (END, DONE), (RESUME | END, Meta(state="succeeded", after="a7"))],
+    ids=["plain", "behind another", "end", "end behind another"],
+)
+async def test_where_nothing_but_a_head_was_taken_no_other_attempt_may_go_on_behind_what_is_lost(
+    relay: Relay, engine: Engine, successors: Successors, kind: int, meta: Meta | None
+) -> None:
+    """The log was rolled back to before the head; what others wrote up to where it ended, this client has never seen."""
+    reading = asyncio.create_task(read_all(relay))
+    await engine.step(b"")
+    await successors.write("a2", b"" if kind & END else event(1), kind, meta)
+    with pytest.raises(RequestError) as raised:
+        await reading
+    assert raised.value.code == "history_lost"
+
+
 async def test_opened_gives_up_waiting_after_its_time(relay: Relay, engine: Engine) -> None:
     assert not await relay.opened(0.05)
     await engine.step(event(0))
