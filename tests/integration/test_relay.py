@@ -437,7 +437,7 @@ async def test_while_nothing_but_a_head_was_taken_another_attempt_may_start_anew
 async def test_where_nothing_but_a_head_was_taken_no_other_attempt_may_go_on_behind_what_is_lost(
     relay: Relay, engine: Engine, successors: Successors, kind: int, meta: Meta | None
 ) -> None:
-    """The log was rolled back to before the head; what others wrote up to where it ended, this client has never seen."""
+    """The log was rolled back to before the head; what others wrote instead, this client has not seen."""
     reading = asyncio.create_task(read_all(relay))
     await engine.step(b"")
     await successors.write("a2", b"" if kind & END else event(1), kind, meta)
