@@ -111,6 +111,26 @@ async def test_a_killed_redis_that_comes_back_with_its_log_loses_nothing(client:
     assert max(one.longest_pause_s for one in seen) > 1, "nobody noticed the fault"
 
 
+async def test_a_redis_that_stays_away_for_longer_than_the_grace_ends_open_streams_with_an_explicit_error(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--", "--itl-ms", "50")
+        api = stack.api("--redis-grace-s", "1")
+        streams = [asyncio.create_task(stream_chat(client, api.url, 2_000)) for _ in range(8)]
+        await eventually(lambda: worker.metric("penstock_flushed_frames_total") >= 80, 10, "all have seen text")
+        stack.redis.kill()
+        killed_s = time.monotonic()
+        seen = await asyncio.gather(*streams)
+        log = api.log.read_text()
+    for one in seen:
+        assert one.text
+        one.check(2_000)  # a piece of the answer, one error, and the body's regular end
+        assert [error["code"] for error in one.errors] == ["broker_unavailable"]
+        assert 1 < one.ended_s - killed_s < 8
+    assert "Traceback" not in log
+
+
 async def test_a_client_that_hangs_up_frees_the_engine(client: httpx.AsyncClient) -> None:
     with running_stack() as stack:
         worker = stack.worker("--", "--itl-ms", "50")

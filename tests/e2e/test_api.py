@@ -249,6 +249,21 @@ async def test_a_request_that_runs_past_its_deadline_is_stopped_and_told_so() ->
         await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 5, "the engine is freed")
 
 
+async def test_a_client_that_hangs_up_behind_a_large_body_is_noticed_while_it_waits_for_its_answer() -> None:
+    """Behind 64 KiB that nobody has asked for uvicorn stops reading, and so does not see the hang-up by itself."""
+    with running_stack() as small:
+        worker = small.worker("--", "--ttft-ms", "50000")
+        api = small.api("--disconnect-grace-s", "0.2")
+        body = {"messages": [{"role": "user", "content": "x" * 300_000}]}
+        async with httpx.AsyncClient(base_url=api.url, timeout=30) as client:
+            asked = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 5, "it runs")
+            asked.cancel()
+            await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 5, "the engine is freed")
+        ops = f"http://127.0.0.1:{worker.ops_port}/metrics"
+        assert metric(ops, "penstock_attempts_total", outcome="cancelled") == 1
+
+
 async def test_a_full_queue_refuses_at_the_door() -> None:
     with running_stack() as small:
         worker = small.worker("--max-active", "1", "--", "--itl-ms", "50")
