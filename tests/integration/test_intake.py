@@ -113,7 +113,7 @@ async def test_a_claim_that_fails_in_a_way_that_nobody_has_thought_of_is_logged_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("worker.intake._SWEEP_IDLE_MS", 0)
-    monkeypatch.setattr("worker.intake._SWEEP_EVERY_S", 0.0)
+    monkeypatch.setattr("worker.intake._SWEEP_EVERY_S", 0.1)
     monkeypatch.setattr("worker.intake.BLOCK_MS", 50)
     name, word = f"narrow-{uuid.uuid4().hex}", uuid.uuid4().hex
     may_pull_but_not_claim = ("~*:q:*", "~*:sched", "~*:w:*", "~*:dead:*")
