@@ -79,7 +79,7 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
     return Terms(
         key="" if key is None else _bare(key),
         strict=_choice(headers, "idempotency-mode", ("attach", "strict")) == "strict",
-        retry=retries.isascii() and retries.isdecimal() and int(retries) > 0,
+        retry=retries.isascii() and retries.isdecimal() and retries.strip("0") != "",
         stays=gone == "continue" or (gone is None and key is not None),
     )
 

@@ -144,6 +144,9 @@ class Channels:
             RESUBSCRIBES.inc()
         for key in self._listeners:
             self._client.send("SUBSCRIBE", key)
-        for listeners in self._listeners.values():
+        for key, listeners in self._listeners.items():
             for listener in listeners:
-                listener.on_gap()
+                try:
+                    listener.on_gap()
+                except Exception:  # as above
+                    log.exception("a listener of %s, told of a gap", key)

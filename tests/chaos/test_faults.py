@@ -6,21 +6,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 import redis
 
-from tests.support.client import Seen, stream_chat
-from tests.support.stack import Stack, eventually, metric, running_stack
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(timeout=60, limits=limits) as opened:
-        yield opened
+from tests.support.client import Seen, check_whole, stream_chat
+from tests.support.stack import Stack, eventually, running_stack
 
 
 def control(stack: Stack) -> redis.Redis:
@@ -41,11 +33,9 @@ async def test_killing_the_subscriber_connection_every_500_ms_changes_no_clients
                 kills += int(server.client_kill_filter(_type="pubsub"))
         seen = await streams
         assert kills >= 5
-        assert metric(f"{api.url}/metrics", "penstock_resubscribes_total") >= 3
-        assert metric(f"{api.url}/metrics", "penstock_gap_repairs_total", cause="reconnect") > 100
-    for one in seen:
-        one.check(160)
-        assert one.whole
+        assert api.metric("penstock_resubscribes_total") >= 3
+        assert api.metric("penstock_gap_repairs_total", cause="reconnect") > 100
+    check_whole(seen, 160)
 
 
 async def test_a_killed_workers_streams_go_on_elsewhere_and_every_client_gets_the_whole_text(
@@ -63,8 +53,8 @@ async def test_a_killed_workers_streams_go_on_elsewhere_and_every_client_gets_th
         victim.kill()
         killed_s = time.monotonic()
         seen: list[Seen] = await asyncio.gather(*streams)
-        heir = f"http://127.0.0.1:{stack.workers[1].ops_port}/metrics"
-        resumed = [metric(heir, "penstock_resumes_total", policy=policy) for policy in ("continue", "verify")]
+        heir = stack.workers[1]
+        resumed = [heir.metric("penstock_resumes_total", policy=policy) for policy in ("continue", "verify")]
     assert hit >= 10, "the kill hit no stream"
     assert sum(resumed) == hit
     assert min(resumed) > 0
@@ -105,10 +95,28 @@ async def test_a_killed_redis_that_comes_back_with_its_log_loses_nothing(client:
         await asyncio.sleep(1)
         stack.start_redis()
         seen = await streams
-    for one in seen:
-        one.check(100)
-        assert one.whole
+    check_whole(seen, 100)
     assert max(one.longest_pause_s for one in seen) > 1, "nobody noticed the fault"
+
+
+async def test_a_redis_that_stays_away_for_longer_than_the_grace_ends_open_streams_with_an_explicit_error(
+    client: httpx.AsyncClient,
+) -> None:
+    with running_stack() as stack:
+        worker = stack.worker("--", "--itl-ms", "50")
+        api = stack.api("--redis-grace-s", "1")
+        streams = [asyncio.create_task(stream_chat(client, api.url, 2_000)) for _ in range(8)]
+        await eventually(lambda: worker.metric("penstock_flushed_frames_total") >= 80, 10, "all have seen text")
+        stack.redis.kill()
+        killed_s = time.monotonic()
+        seen = await asyncio.gather(*streams)
+        log = api.log.read_text()
+    for one in seen:
+        assert one.text
+        one.check(2_000)  # a piece of the answer, one error, and the body's regular end
+        assert [error["code"] for error in one.errors] == ["broker_unavailable"]
+        assert 1 < one.ended_s - killed_s < 8
+    assert "Traceback" not in log
 
 
 async def test_a_client_that_hangs_up_frees_the_engine(client: httpx.AsyncClient) -> None:
@@ -128,9 +136,7 @@ async def test_a_client_that_hangs_up_frees_the_engine(client: httpx.AsyncClient
         with control(stack) as server:
             assert server.hgetall("ps:{sim.0}:ten") == {}
             assert server.hlen(next(iter(server.scan_iter("ps:{sim.0}:run:*")), "none")) == 0
-        assert (
-            metric(f"http://127.0.0.1:{worker.ops_port}/metrics", "penstock_attempts_total", outcome="cancelled") == 2
-        )
+        assert worker.metric("penstock_attempts_total", outcome="cancelled") == 2
 
 
 async def test_a_terminated_worker_drains_and_its_clients_notice_nothing(client: httpx.AsyncClient) -> None:
@@ -160,9 +166,7 @@ async def test_a_stream_whose_workers_die_one_after_the_other_is_still_one_text(
             victim.kill()
         seen = await asyncio.gather(*streams)
         assert stack.workers[2].metric("penstock_resumes_total") == 8
-    for one in seen:
-        assert one.whole, one
-        one.check(600)
+    check_whole(seen, 600)
 
 
 async def test_what_a_draining_worker_cannot_finish_goes_on_elsewhere_and_is_no_kill(client: httpx.AsyncClient) -> None:
@@ -180,9 +184,7 @@ async def test_what_a_draining_worker_cannot_finish_goes_on_elsewhere_and_is_no_
             records = [server.hgetall(key) for key in server.scan_iter("ps:{sim.0}:r:*")]
         seen = await asyncio.gather(*streams)
     assert [record[b"kills"] for record in records] == [b"0"] * 16
-    for one in seen:
-        assert one.whole, one
-        one.check(400)
+    check_whole(seen, 400)
 
 
 @pytest.mark.parametrize(("text", "extra"), [("clock", {}), ("seeded", {"use_beam_search": True})])
@@ -224,9 +226,7 @@ async def test_a_worker_that_slept_past_its_lease_is_refused_and_goes_on_under_a
         await eventually(lambda: httpx.get(f"{api.url}/readyz").status_code == 200, 5, "it serves again")
         again = await stream_chat(client, api.url, 5)
         assert heir.metric("penstock_resumes_total") == 8
-    for one in seen:
-        one.check(800)
-        assert one.whole, one
+    check_whole(seen, 800)
     assert again.whole
 
 
@@ -242,7 +242,7 @@ async def test_answers_that_are_not_streams_survive_a_redis_that_comes_back_empt
         began_s = time.monotonic()
         seen = await asyncio.gather(*answers)
         took_s = time.monotonic() - began_s
-        given_back = metric(f"http://127.0.0.1:{worker.ops_port}/metrics", "penstock_restores_total", outcome="ok")
+        given_back = worker.metric("penstock_restores_total", outcome="ok")
         claims = worker.metric("penstock_claims_total")
     assert [answer.status_code for answer in seen] == [200] * 8
     assert [answer.json()["usage"]["completion_tokens"] for answer in seen] == [100] * 8
@@ -264,8 +264,6 @@ async def test_a_redis_that_stands_still_for_longer_than_a_lease_is_a_pause(clie
         seen = await streams
         assert worker.metric("penstock_worker_renewals_total") == 0
         assert worker.metric("penstock_claims_total") == 16
-    for one in seen:
-        assert one.whole, one
-        one.check(200)
+    check_whole(seen, 200)
     assert min(one.longest_pause_s for one in seen) > 5, "nobody noticed the fault"
     assert max(one.longest_pause_s for one in seen) < 12

@@ -7,25 +7,15 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import redis
 
-from tests.support.client import Seen, read_line, stream_chat
-from tests.support.stack import Api, Stack, Worker, eventually, metric, running_stack
+from tests.support.client import Seen, check_whole, read_line, stream_chat
+from tests.support.stack import Api, Stack, Worker, eventually, running_stack
 
 STREAM: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True}
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(timeout=60, limits=limits) as opened:
-        yield opened
 
 
 async def read_some(client: httpx.AsyncClient, api: Api, events: int, tokens: int, **headers: str) -> Seen:
@@ -51,7 +41,7 @@ async def resume(client: httpx.AsyncClient, api: Api, seen: Seen) -> None:
 
 
 def cancelled(worker: Worker) -> float:
-    return metric(f"http://127.0.0.1:{worker.ops_port}/metrics", "penstock_attempts_total", outcome="cancelled")
+    return worker.metric("penstock_attempts_total", outcome="cancelled")
 
 
 def reason_of(stack: Stack, rid: str) -> bytes | None:
@@ -74,9 +64,7 @@ async def test_when_a_replica_is_killed_another_one_goes_on_with_exactly_the_res
             one.broken = ""
         await asyncio.gather(*(resume(client, other, one) for one in seen))
         assert worker.metric("penstock_claims_total") == 32, "something ran twice"
-    for one in seen:
-        one.check(150)
-        assert one.whole
+    check_whole(seen, 150)
 
 
 async def test_a_client_that_comes_back_in_time_keeps_its_request_alive_and_one_that_does_not_loses_it(
@@ -189,11 +177,6 @@ _MOST_GROWTH_KIB = 32
 _RECEIVE_BUFFER_BYTES = 4_096
 
 
-def rss_kib(process: Api) -> int:
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-
-
 class SlowReader:
     """Reads one byte a second."""
 
@@ -221,17 +204,17 @@ async def test_readers_of_a_byte_a_second_cost_a_bounded_memory_each_and_slow_do
         assert whole.whole
         answer_kib = whole.ids[-1] / 1024
         assert answer_kib > 2 * _MOST_KIB_PER_READER, "an answer that is kept whole must show"
-        before_kib = rss_kib(api)
+        before_kib = api.rss_bytes / 1024
         readers = [SlowReader(api.port, whole.rid) for _ in range(SLOW_READERS)]
-        most_kib, fast = [0, 0, 0], []
+        most_kib, fast = [0.0, 0.0, 0.0], []
         for third in range(3):
             end_s = time.monotonic() + SLOW_SECONDS / 3
             while time.monotonic() < end_s:
                 for reader in readers:
                     reader.sip()
                 fast.append(await stream_chat(client, api.url, 40, model="paced"))
-                most_kib[third] = max(most_kib[third], rss_kib(api))
-        assert metric(f"{api.url}/metrics", "penstock_streams_open") == SLOW_READERS
+                most_kib[third] = max(most_kib[third], api.rss_bytes / 1024)
+        assert api.metric("penstock_streams_open") == SLOW_READERS
         for reader in readers:
             assert reader.read > 0
             reader.socket.close()

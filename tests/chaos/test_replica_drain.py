@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from tests.support.stack import eventually, metric, running_stack
+from tests.support.stack import eventually, running_stack
 from worker.engines.sim_answers import answer_text
 
 BODY = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 150}
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=60) as opened:
-        yield opened
 
 
 def text_of(lines: list[str]) -> str:
@@ -58,9 +51,7 @@ async def test_a_stream_that_outlives_the_drain_is_cut_visibly_and_goes_on_at_an
         assert text_of(lines) + text_of(later) == answer_text(rid, 150)
         assert text_of(lines)
         assert text_of(later)
-        assert (
-            metric(f"http://127.0.0.1:{worker.ops_port}/metrics", "penstock_attempts_total", outcome="cancelled") == 0
-        )
+        assert worker.metric("penstock_attempts_total", outcome="cancelled") == 0
 
 
 async def test_a_draining_replica_takes_nothing_new_and_ends_what_fits(client: httpx.AsyncClient) -> None:
@@ -70,7 +61,7 @@ async def test_a_draining_replica_takes_nothing_new_and_ends_what_fits(client: h
         asked = asyncio.create_task(client.post(f"{api.url}/v1/chat/completions", json=BODY))
         async with client.stream("GET", f"{api.url}/livez") as kept:  # a connection that is open already
             await kept.aread()
-        await eventually(lambda: metric(f"{api.url}/metrics", "penstock_streams_open") == 1, 10, "the request runs")
+        await eventually(lambda: api.metric("penstock_streams_open") == 1, 10, "the request runs")
         stopping = asyncio.create_task(asyncio.to_thread(api.stop))
         answer = await asked
         assert answer.status_code == 200
@@ -95,6 +86,4 @@ async def test_a_whole_answer_that_outlives_the_drain_is_refused_and_the_sdks_re
         rid = again.headers["x-penstock-request"]
         assert again.json()["choices"][0]["message"]["content"] == answer_text(rid, 150)
         assert await stopping == 0
-        assert (
-            metric(f"http://127.0.0.1:{worker.ops_port}/metrics", "penstock_attempts_total", outcome="succeeded") == 1
-        )
+        assert worker.metric("penstock_attempts_total", outcome="succeeded") == 1

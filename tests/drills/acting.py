@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 
 import redis
 
 from shared.keys import Keys
 from shared.luascripts import load
-from tests.support.faultproxy import FaultProxy, proxied
+from tests.support.client import Seen
+from tests.support.faultproxy import Action, FaultProxy, Rule, proxied
 from tests.support.history import POOL
 from tests.support.load import Ask, ask
-from tests.support.stack import Process, Stack, Worker, eventually, metric
+from tests.support.stack import Process, Stack, Worker, eventually
 
 KEYS = Keys(POOL)
 ADMIT, CLAIM, STEP, DONE = (load(name).sha for name in ("admit", "claim", "step", "done"))
@@ -53,6 +56,35 @@ async def all_visible(worker: Worker, count: int, within_s: float = 20) -> None:
     )
 
 
+@dataclass
+class Killed:
+    """A request whose worker was killed at a fault; `seen` is there once the block is over."""
+
+    fault: Rule
+    killed_s: float = 0.0
+    seen: Seen = field(default_factory=Seen)
+
+
+@contextlib.asynccontextmanager
+async def killed_at(stack: Stack, match: str, action: Action, tokens: int) -> AsyncIterator[Killed]:
+    """Asks for so many tokens of a worker that meets the fault. Then the block runs, and after it the worker is killed.
+
+    Another worker takes its place, and the client reads to the end.
+    """
+    with proxy_of(stack) as proxy:
+        victim = stack.worker(env=through(proxy))
+        api = stack.api()
+        await warm(stack)
+        killed = Killed(proxy.rule(match, action))
+        task = asyncio.create_task(ask(Ask([api.url], tokens)))
+        await asyncio.to_thread(killed.fault.wait, 10, "the fault")
+        yield killed
+        victim.kill()
+        killed.killed_s = time.monotonic()
+        await asyncio.to_thread(stack.worker)
+        killed.seen = await task
+
+
 @contextlib.asynccontextmanager
 async def asleep(process: Process, for_s: float) -> AsyncIterator[None]:
     """The process is stopped for that long; the block runs meanwhile."""
@@ -68,15 +100,9 @@ async def asleep(process: Process, for_s: float) -> AsyncIterator[None]:
 def api_metric(stack: Stack, name: str, **labels: str) -> float:
     """A metric, summed over the replicas that live."""
     living = [api for api in stack.apis if api.popen.poll() is None]
-    return sum(metric(f"{api.url}/metrics", name, **labels) for api in living)
+    return sum(api.metric(name, **labels) for api in living)
 
 
 def worker_metric(stack: Stack, name: str) -> float:
     """A metric, summed over the workers that live."""
     return sum(worker.metric(name) for worker in stack.workers if worker.popen.poll() is None)
-
-
-def rss_bytes(process: Process) -> int:
-    """Resident memory."""
-    with open(f"/proc/{process.pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - not a path of ours
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -23,7 +23,7 @@ from pathlib import Path
 import redis
 
 from tests.drills.acting import KEYS as K
-from tests.drills.acting import control, rss_bytes
+from tests.drills.acting import control
 from tests.support.client import Seen
 from tests.support.history import check_clients, check_history
 from tests.support.load import Ask, ask
@@ -164,8 +164,8 @@ async def _rest(stack: Stack) -> dict[str, object]:
             "cards": server.hlen(K.workers),
             "consumers": max(_consumers(server)),
             "connections to Redis": len(server.client_list()),
-            "replicas' memory MB": [round(rss_bytes(api) / 1e6) for api in stack.apis],
-            "workers' memory MB": [round(rss_bytes(worker) / 1e6) for worker in stack.workers],
+            "replicas' memory MB": [round(api.rss_bytes / 1e6) for api in stack.apis],
+            "workers' memory MB": [round(worker.rss_bytes / 1e6) for worker in stack.workers],
         }
 
 

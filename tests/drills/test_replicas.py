@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.drills.acting import ADMIT, all_visible, api_metric, asleep, control, proxy_of, rss_bytes, through, warm
+from tests.drills.acting import ADMIT, all_visible, api_metric, asleep, control, proxy_of, through, warm
 from tests.drills.acting import KEYS as K
 from tests.drills.catalogue import size
 from tests.drills.conftest import Figures
@@ -60,12 +60,12 @@ async def test_a_replica_that_stands_still_catches_up_and_hurts_nobody_else(stac
     tasks = start_many(20, Ask([still.url], 200))
     others = start_many(20, Ask([other.url], 200))
     await all_visible(worker, 40)
-    before = rss_bytes(still)
+    before = still.rss_bytes
     async with asleep(still, 10):
         elsewhere = await asyncio.gather(*others)
     seen = await asyncio.gather(*tasks)
     verdict = await check_history(stack.redis_url, [*seen, *elsewhere], 200)
-    grown = (rss_bytes(still) - before) / 1e6
+    grown = (still.rss_bytes - before) / 1e6
     calm_s = max(one.longest_pause_s for one in elsewhere)
     figures |= {"stood still s": 10, "others' longest pause s": calm_s, "memory grown MB": grown}
     assert verdict.longest_pause_s > 8, "nobody noticed the fault"

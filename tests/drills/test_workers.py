@@ -8,7 +8,18 @@ import time
 import pytest
 
 from shared.scripts import LEASE_MS
-from tests.drills.acting import CLAIM, DONE, all_visible, asleep, control, proxy_of, through, warm, worker_metric
+from tests.drills.acting import (
+    CLAIM,
+    DONE,
+    all_visible,
+    asleep,
+    control,
+    killed_at,
+    proxy_of,
+    through,
+    warm,
+    worker_metric,
+)
 from tests.drills.acting import KEYS as K
 from tests.drills.catalogue import ALL, assert_continued, size
 from tests.drills.conftest import Figures
@@ -67,21 +78,12 @@ async def test_a_supervised_workers_waiting_requests_are_redelivered_within_half
 
 @pytest.mark.drill(2)
 async def test_an_entry_that_died_between_delivery_and_claim_is_swept_up(stack: Stack, figures: Figures) -> None:
-    with proxy_of(stack) as proxy:
-        victim = stack.worker(env=through(proxy))
-        api = stack.api()
-        await warm(stack)
-        fault = proxy.rule(CLAIM, "hold")
-        task = asyncio.create_task(ask(Ask([api.url], 20)))
-        await asyncio.to_thread(fault.wait, 10, "the claim")
+    async with killed_at(stack, CLAIM, "hold", tokens=20) as lost:
         with control(stack) as server:
             assert server.xpending(K.queue("standard"), "g")["pending"] == 1
-        victim.kill()
-        killed_s = time.monotonic()
-        await asyncio.to_thread(stack.worker)
-        seen = await task
+    seen, killed_s = lost.seen, lost.killed_s
     await check_history(stack.redis_url, [seen], 20)
-    figures |= {"killed to first token s": seen.first_s - killed_s, "claims held": fault.hits}
+    figures |= {"killed to first token s": seen.first_s - killed_s, "claims held": lost.fault.hits}
     assert seen.whole
     assert seen.first_s - killed_s < 15
     with control(stack) as server:
@@ -93,21 +95,12 @@ async def test_an_entry_that_died_between_delivery_and_claim_is_swept_up(stack: 
 async def test_a_claim_whose_worker_died_before_the_engine_had_it_runs_elsewhere(
     stack: Stack, figures: Figures
 ) -> None:
-    with proxy_of(stack) as proxy:
-        victim = stack.worker(env=through(proxy))
-        api = stack.api()
-        await warm(stack)
-        fault = proxy.rule(CLAIM, "hold_reply")
-        task = asyncio.create_task(ask(Ask([api.url], 20)))
-        await asyncio.to_thread(fault.wait, 10, "the claim")
+    async with killed_at(stack, CLAIM, "hold_reply", tokens=20) as lost:
         with control(stack) as server:
             await eventually(lambda: list(server.scan_iter(match=K.run("*"))), 5, "the claim took effect")
-        victim.kill()
-        killed_s = time.monotonic()
-        await asyncio.to_thread(stack.worker)
-        seen = await task
+    seen, killed_s = lost.seen, lost.killed_s
     await check_history(stack.redis_url, [seen], 20)
-    figures |= {"killed to first token s": seen.first_s - killed_s, "replies held": fault.hits}
+    figures |= {"killed to first token s": seen.first_s - killed_s, "replies held": lost.fault.hits}
     assert seen.whole
     assert seen.first_s - killed_s < 8.5
     with control(stack) as server:
@@ -116,19 +109,11 @@ async def test_a_claim_whose_worker_died_before_the_engine_had_it_runs_elsewhere
 
 @pytest.mark.drill(4)
 async def test_a_worker_that_died_before_its_done_makes_no_visible_token_again(stack: Stack, figures: Figures) -> None:
-    with proxy_of(stack) as proxy:
-        victim = stack.worker(env=through(proxy))
-        api = stack.api()
-        await warm(stack)
-        fault = proxy.rule(DONE, "hold")
-        task = asyncio.create_task(ask(Ask([api.url], 30)))
-        await asyncio.to_thread(fault.wait, 10, "the end")
-        victim.kill()
-        killed_s = time.monotonic()
-        await asyncio.to_thread(stack.worker)
-        seen = await task
+    async with killed_at(stack, DONE, "hold", tokens=30) as lost:
+        pass
+    seen, killed_s = lost.seen, lost.killed_s
     await check_history(stack.redis_url, [seen], 30)
-    figures |= {"killed to end s": seen.ended_s - killed_s, "ends held": fault.hits}
+    figures |= {"killed to end s": seen.ended_s - killed_s, "ends held": lost.fault.hits}
     assert seen.whole
 
 

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from tests.support.client import stream_chat
-from tests.support.stack import Stack, eventually, metric, running_stack
+from tests.support.client import check_whole, stream_chat
+from tests.support.stack import Stack, eventually, running_stack
 from worker.engines.sim_answers import answer_text
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -213,9 +213,7 @@ async def test_requests_land_on_both_workers_and_either_replica_serves_a_stream(
     async with httpx.AsyncClient(timeout=30) as client:
         urls = [stack.apis[number % 2].url for number in range(40)]
         seen = await asyncio.gather(*(stream_chat(client, url, 50) for url in urls))
-    for one in seen:
-        one.check(50)
-        assert one.whole
+    check_whole(seen, 50)
     after = [worker.metric("penstock_claims_total") for worker in stack.workers]
     assert all(now - then >= 5 for now, then in zip(after, before, strict=True)), (before, after)
 
@@ -247,6 +245,20 @@ async def test_a_request_that_runs_past_its_deadline_is_stopped_and_told_so() ->
         streamed.check(300)
         assert [error["code"] for error in streamed.errors] == ["deadline_exceeded"]
         await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 5, "the engine is freed")
+
+
+async def test_a_client_that_hangs_up_behind_a_large_body_is_noticed_while_it_waits_for_its_answer() -> None:
+    """Behind 64 KiB that nobody has asked for uvicorn stops reading, and so does not see the hang-up by itself."""
+    with running_stack() as small:
+        worker = small.worker("--", "--ttft-ms", "50000")
+        api = small.api("--disconnect-grace-s", "0.2")
+        body = {"messages": [{"role": "user", "content": "x" * 300_000}]}
+        async with httpx.AsyncClient(base_url=api.url, timeout=30) as client:
+            asked = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 5, "it runs")
+            asked.cancel()
+            await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 5, "the engine is freed")
+        assert worker.metric("penstock_attempts_total", outcome="cancelled") == 1
 
 
 async def test_a_full_queue_refuses_at_the_door() -> None:
@@ -291,7 +303,7 @@ async def test_a_refusal_of_a_stream_that_was_opened_already_is_its_last_event()
                 client.post("/v1/chat/completions", json={**streamed, "max_tokens": 2}),
             )
             assert (await long).status_code == 200
-        first = metric(f"{api.url}/metrics", "penstock_time_to_first_token_seconds_count")
+        first = api.metric("penstock_time_to_first_token_seconds_count")
     assert (refused.status_code, refused.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     opening, fault, rest = refused.text.split("\n\n")
     assert (opening, rest) == (": queued", "")
@@ -337,10 +349,10 @@ async def test_without_redis_a_replica_says_so_and_recovers() -> None:
 async def test_metrics_count_requests_by_route_and_tokens_by_the_engine(stack: Stack, http: httpx.AsyncClient) -> None:
     await http.post("/v1/completions", json={"prompt": "x", "max_tokens": 3})
     await http.get("/no/such/path")
-    url = f"{stack.apis[0].url}/metrics"
-    assert metric(url, "penstock_http_requests_total", route="/v1/completions", code="200") >= 1
-    assert metric(url, "penstock_http_requests_total", route="unmatched", code="404") >= 1
-    assert metric(url, "penstock_time_to_first_token_seconds_count", model="sim-model") >= 1
+    api = stack.apis[0]
+    assert api.metric("penstock_http_requests_total", route="/v1/completions", code="200") >= 1
+    assert api.metric("penstock_http_requests_total", route="unmatched", code="404") >= 1
+    assert api.metric("penstock_time_to_first_token_seconds_count", model="sim-model") >= 1
     assert sum(worker.metric("penstock_tokens_total") for worker in stack.workers) > 3
 
 

@@ -218,6 +218,15 @@ async def test_headers_with_unknown_words_are_refused(stack: Stack, http: httpx.
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, name.lower())
 
 
+@pytest.mark.parametrize("sent", [b"\xb2", b"9" * 5000], ids=["superscript", "long"])
+async def test_a_retry_count_that_is_no_plain_number_costs_no_answer(
+    stack: Stack, http: httpx.AsyncClient, sent: bytes
+) -> None:
+    headers = {"x-stainless-retry-count": sent}
+    answer = await http.post(chat(stack), json={**CHAT, "user": uuid.uuid4().hex}, headers=headers)  # type: ignore[arg-type]
+    assert status(answer) == (200, None)
+
+
 async def test_the_retry_of_an_sdk_joins_the_request_whose_answer_it_has_missed(stack: Stack) -> None:
     before, content = claims(stack), uuid.uuid4().hex
     sent: list[httpx.Request] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator
 
@@ -28,6 +29,18 @@ class Ear:
 
     def on_gap(self) -> None:
         self.gaps += 1
+
+
+class BadEar(Ear):
+    """A listener that remembers, and raises."""
+
+    def on_message(self, message: bytes) -> None:
+        super().on_message(message)
+        raise LookupError
+
+    def on_gap(self) -> None:
+        super().on_gap()
+        raise LookupError
 
 
 @pytest.fixture
@@ -118,9 +131,69 @@ async def test_a_cut_connection_is_renewed_and_every_listener_is_told_of_the_gap
     assert late.gaps == 0
 
 
+async def test_a_listener_that_raises_costs_the_others_neither_their_messages_nor_their_gaps_nor_the_connection(
+    server: Server, client: redis.asyncio.Redis, keys: Keys
+) -> None:
+    channels = Channels(server.url, f"ear-{uuid.uuid4().hex}")
+    async with serving(channels) as running:
+        bad, shared, other = BadEar(), Ear(), Ear()
+        for ear in (bad, shared):
+            await channels.subscribe(keys.channel("r1"), ear)
+        await channels.subscribe(keys.channel("r2"), other)
+        for number in range(2):
+            for rid in ("r1", "r2"):
+                assert await client.publish(keys.channel(rid), b"%d" % number) == 1
+        await eventually(lambda: other.messages == [b"0", b"1"], "the messages of another channel")
+        assert bad.messages == shared.messages == [b"0", b"1"]
+        assert channels.reconnects == 0
+        await kill_connection(client, channels)
+        await eventually(lambda: bad.gaps == 1, "the news of the gap")
+        await eventually(lambda: shared.gaps == other.gaps == 1, "the others' news of the gap")
+        await channels.subscribe(keys.channel("late"), Ear())  # answered in order: the others are subscribed again
+        assert await client.publish(keys.channel("r2"), b"again") == 1
+        await eventually(lambda: other.messages[-1] == b"again", "the message after the gap")
+        assert channels.reconnects == 1
+        assert not running.done()
+
+
 async def test_the_first_connect_is_no_gap(channels: Channels) -> None:
     assert channels.connected
     assert channels.reconnects == 0
+
+
+async def test_a_subscriber_that_the_server_refuses_tries_again_with_pauses_until_it_is_let_in(
+    server: Server, client: redis.asyncio.Redis, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, word = f"deaf-{uuid.uuid4().hex}", uuid.uuid4().hex
+    may_do_all_but_listen = ("reset", "on", f">{word}", "+@all", "allkeys", "resetchannels")
+    await client.execute_command("ACL", "SETUSER", name, *may_do_all_but_listen)
+    channels = Channels(server.url.replace("://", f"://{name}:{word}@"), name)
+    ear = Ear()
+    try:
+        async with serving(channels) as running:
+            following = channels.follow(keys.channel("r1"), ear)
+            await eventually(lambda: channels.reconnects >= 2, "a second attempt")
+            tried, began_s = await connections(client), time.monotonic()
+            await eventually(lambda: time.monotonic() > began_s + 1.0, "a second")
+            assert await connections(client) - tried <= 12, "the pauses are 0.2 s, 0.4 s and 0.8 s"
+            reconnects = channels.reconnects
+            await eventually(lambda: channels.reconnects > reconnects, "one more attempt")
+            assert not following.done()
+            assert not running.done()
+            await client.execute_command("ACL", "SETUSER", name, "allchannels")
+            await Channels.confirmation(following)
+            assert await client.publish(keys.channel("r1"), b"hello") == 1
+            await eventually(lambda: ear.messages == [b"hello"], "the message")
+            assert channels.connected
+    finally:
+        await client.execute_command("ACL", "DELUSER", name)
+    assert "NOPERM" in caplog.text
+
+
+async def connections(client: redis.asyncio.Redis) -> int:
+    """How many connections the server has accepted so far."""
+    info = await client.info("stats")
+    return int(info["total_connections_received"])
 
 
 async def test_a_subscription_that_nobody_confirms_fails_and_leaves_no_listener(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 
 import pytest
 import redis.asyncio
@@ -102,3 +103,41 @@ async def test_a_sweep_takes_no_more_than_there_is_room_for(
     assert len(attempts) == 3
     attempts.stop_all(Stop.FENCED)
     await attempts.empty()
+
+
+async def test_a_claim_that_fails_in_a_way_that_nobody_has_thought_of_is_logged_and_swept_up_later(
+    server: Server,
+    hot: HotClient,
+    shard: Shard,
+    client: redis.asyncio.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("worker.intake._SWEEP_IDLE_MS", 0)
+    monkeypatch.setattr("worker.intake._SWEEP_EVERY_S", 0.1)
+    monkeypatch.setattr("worker.intake.BLOCK_MS", 50)
+    name, word = f"narrow-{uuid.uuid4().hex}", uuid.uuid4().hex
+    may_pull_but_not_claim = ("~*:q:*", "~*:sched", "~*:w:*", "~*:dead:*")
+    await client.execute_command("ACL", "SETUSER", name, "reset", "on", f">{word}", "+@all", *may_pull_but_not_claim)
+    body = encode(Request("POST", "/v1/completions", [], b'{"prompt": "x", "max_tokens": 64}', "standard"))
+    await shard.admit("r1", body=body)
+    identity = Identity()
+    engine = sim.create(WorkerSettings(engine="sim"), ["--itl-ms", "100000"])
+    narrow = HotClient(server.url.replace("://", f"://{name}:{word}@"), name)
+    try:
+        async with serving(narrow):
+            scripts = Scripts(narrow, shard.keys)
+            attempts = Attempts(engine, Publisher(scripts, identity, lambda _: None), scripts, identity)
+            intake = Intake(narrow, hot, shard.keys, scripts, engine, attempts, identity, 4)
+            async with serving(intake) as running:
+                await eventually(lambda: caplog.text.count("claim-r1 failed") >= 2, "the first failures")
+                assert await shard.state("r1") == "queued"
+                assert not running.done()
+                await client.execute_command("ACL", "SETUSER", name, "allkeys")
+                await eventually(lambda: len(attempts) == 1, "it is swept up")
+                assert await shard.state("r1") == "running"
+            attempts.stop_all(Stop.FENCED)
+            await attempts.empty()
+    finally:
+        await client.execute_command("ACL", "DELUSER", name)
+    assert "NOPERM" in caplog.text

@@ -10,7 +10,9 @@ from typing import Self
 
 import httpx
 import uvicorn
+import uvloop
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from api.transport import socket_writer
 
@@ -90,3 +92,52 @@ async def test_with_another_protocol_implementation_there_is_no_short_way() -> N
     async with Served(body, http="h11") as served, httpx.AsyncClient() as client:
         assert (await client.get(f"http://127.0.0.1:{served.port}/")).content == b"end"
     assert seen == [None]
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def cycle_of(send: Send) -> RequestResponseCycle:
+    """What uvicorn knows about the request."""
+    cycle = getattr(send, "__self__", None)
+    assert isinstance(cycle, RequestResponseCycle)
+    return cycle
+
+
+async def written_until_gone(requests: bytes) -> RequestResponseCycle:
+    """Writes to a client that has sent `requests` and hangs up. The first request, once its writer declines."""
+    declined: asyncio.Future[RequestResponseCycle] = asyncio.get_running_loop().create_future()
+
+    async def body(send: Send) -> None:
+        write = socket_writer(send)
+        assert write is not None
+        try:
+            async with asyncio.timeout(5):
+                while write(b"x"):
+                    await asyncio.sleep(0)
+                for _ in range(3):
+                    assert not write(b"later"), "it has declined and takes more"
+        except Exception as error:
+            declined.set_exception(error)
+            raise
+        declined.set_result(cycle_of(send))
+
+    async with Served(body) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(requests)
+        await asyncio.wait_for(reader.readuntil(b"x\r\n"), 5)
+        writer.transport.abort()
+        cycle = await asyncio.wait_for(declined, 10)
+    assert cycle.transport.is_closing(), "it was slow, not gone"
+    assert cycle.transport.get_write_buffer_size() == 0
+    return cycle
+
+
+def test_to_a_client_that_is_gone_the_writer_writes_nothing() -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(written_until_gone(GET)).disconnected
+
+
+def test_nor_when_uvicorn_tells_only_a_later_request_of_the_connection_that_it_is_lost() -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert not runner.run(written_until_gone(2 * GET)).disconnected

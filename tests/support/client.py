@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,13 @@ class Seen:
             assert not self.broken, f"{self.rid}: broke off: {self.broken}"
             assert len(self.errors) == 1, f"{self.rid}: {len(self.errors)} errors"
             assert self.done == 0
+
+
+def check_whole(seen: Iterable[Seen], tokens: int) -> None:
+    """Raises AssertionError unless every one is the whole answer."""
+    for one in seen:
+        assert one.whole, one
+        one.check(tokens)
 
 
 async def stream_chat(client: httpx.AsyncClient, url: str, tokens: int, **extra: object) -> Seen:

@@ -9,14 +9,13 @@ in a stream shows. It is blind to everything but the last token. Needs torch, tr
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import sysconfig
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.model_parts import make_in_process, trained_tokenizer
+
 NAME = "penstock-scripted"
 THOUGHT = [f" t{number}" for number in range(6)]
 WORDS = [f" w{number}" for number in range(24)]
@@ -25,17 +24,11 @@ SIGNS = "\u20ac\u00e9\U0001f600"
 CALL = ["<tool_call>", '\n{"name": "look"', ', "arguments": {"at"', ': "the queue"}', "}\n", "</tool_call>"]
 _THOUGHTS = ["<think>", *THOUGHT, "</think>"]
 _CONTEXT_TOKENS = 2048
-_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] or '' }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def make_elsewhere(folder: Path) -> None:
     """Makes the model in another process, so that the caller need not import torch."""
-    subprocess.run(
-        [sys.executable, "-m", "tests.support.scripted_models", str(folder)], check=True, cwd=ROOT, timeout=120
-    )
+    make_in_process("tests.support.scripted_models", folder)
 
 
 def make(folder: Path) -> None:
@@ -43,7 +36,7 @@ def make(folder: Path) -> None:
     import torch  # noqa: PLC0415 - takes seconds
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - as above
 
-    tokenizer = _tokenizer()
+    tokenizer = trained_tokenizer(600, [*_THOUGHTS, *WORDS, *CALL])
     size = len(tokenizer)
     hidden = -(-size // 64) * 64
     config = LlamaConfig(
@@ -89,28 +82,6 @@ def _bigrams(tokenizer: Any) -> Any:
     for current, following in pairwise([*ids, eos]):
         logits[following, current] = 30
     return logits
-
-
-def _tokenizer() -> Any:
-    """Byte-level BPE, trained on the standard library, with each line of the script as one token."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415 - slow
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - slow
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    sources = [str(path) for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:40]]
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train(sources, trainer)
-    raw.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*_THOUGHTS, *WORDS, *CALL)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")  # noqa: S106
-    tokenizer.chat_template = _TEMPLATE
-    return tokenizer
 
 
 if __name__ == "__main__":

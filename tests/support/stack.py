@@ -52,6 +52,12 @@ class Process:
     def pid(self) -> int:
         return self.popen.pid
 
+    @property
+    def rss_bytes(self) -> int:
+        """Resident memory."""
+        resident_pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(resident_pages) * os.sysconf("SC_PAGE_SIZE")
+
     def check(self) -> None:
         """Raises when the process has ended."""
         if self.popen.poll() is not None:
@@ -84,15 +90,19 @@ class Api(Process):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of a metric that have these labels."""
+        return metric(f"{self.url}/metrics", name, **labels)
+
 
 class Worker(Process):
     """A worker."""
 
     ops_port: int
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples, over all labels."""
-        return metric(f"http://127.0.0.1:{self.ops_port}/metrics", name)
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of a metric that have these labels."""
+        return metric(f"http://127.0.0.1:{self.ops_port}/metrics", name, **labels)
 
 
 def metric(url: str, name: str, **labels: str) -> float:

@@ -8,18 +8,13 @@ drawn wide: the best token leads by far. Needs torch, transformers and tokenizer
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.model_parts import ROOT, make_in_process, trained_tokenizer
+
 CONTEXT_TOKENS = 1024
 NAME = "penstock-tiny"
-_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] or '' }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def model_folder(cache: Path) -> Path:
@@ -35,7 +30,7 @@ def model_folder(cache: Path) -> Path:
 
 def make_elsewhere(folder: Path) -> None:
     """Makes the model in another process, so that the caller need not import torch."""
-    subprocess.run([sys.executable, "-m", "tests.support.tiny_models", str(folder)], check=True, cwd=ROOT, timeout=120)
+    make_in_process("tests.support.tiny_models", folder)
 
 
 def make(folder: Path) -> None:
@@ -43,7 +38,7 @@ def make(folder: Path) -> None:
     import torch  # noqa: PLC0415 - takes seconds
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - as above
 
-    tokenizer = _tokenizer()
+    tokenizer = trained_tokenizer(1024)
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -62,27 +57,6 @@ def make(folder: Path) -> None:
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _tokenizer() -> object:
-    """Byte-level BPE, trained on the standard library."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415 - takes seconds
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - as above
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    sources = [str(path) for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:40]]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train(sources, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")  # noqa: S106
-    tokenizer.chat_template = _TEMPLATE
-    return tokenizer
 
 
 if __name__ == "__main__":

@@ -89,6 +89,16 @@ def test_logprobs_of_chats_and_completions_grow() -> None:
     assert (choice["text"], choice["logprobs"]) == ("ab", {"tokens": ["a", "b"], "text_offset": [0, 1]})
 
 
+def test_logprobs_of_tokens_that_are_named_index_and_of_none_stay_as_they_are() -> None:
+    said = [None, {"index": -0.5, " the": -1.0}, {"index": -0.5, " of": -2.0}, {"index": None}, {"index": 0}]
+    parts = [
+        {"index": 0, "text": "x", "logprobs": {"tokens": ["x"], "token_logprobs": [None], "top_logprobs": [one]}}
+        for one in said
+    ]
+    choice = whole(b"".join(chunk(part, kind="text_completion") for part in parts))["choices"][0]
+    assert choice["logprobs"] == {"tokens": ["x"] * 5, "token_logprobs": [None] * 5, "top_logprobs": said}
+
+
 def test_the_usage_of_the_stream_counts_before_the_records() -> None:
     stream = chunk(delta(content="x")) + chunk(usage={"prompt_tokens": 1, "total_tokens": 2, "completion_tokens": 1})
     assert whole(stream)["usage"]["total_tokens"] == 2

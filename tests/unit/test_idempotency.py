@@ -50,6 +50,14 @@ def test_the_headers_say_the_terms() -> None:
     assert not terms_of({"x-stainless-retry-count": "many"}).retry
 
 
+@pytest.mark.parametrize(
+    ("sent", "retry"),
+    [("\u00b2", False), ("\u0664", False), ("", False), ("00", False), ("010", True), ("9" * 5000, True)],
+)
+def test_a_retry_count_is_judged_whatever_digits_it_is_made_of(sent: str, *, retry: bool) -> None:
+    assert terms_of({"x-stainless-retry-count": sent}).retry is retry
+
+
 def test_how_an_answer_is_delivered_is_no_part_of_what_is_asked() -> None:
     first = validate_chat(b'{"messages": [{"a": 1}], "stream": true, "stream_options": {}, "top_p": 0.5}', None)
     other = validate_chat(b'{"top_p":0.5,"messages":[{"a":1}]}', None)

@@ -98,6 +98,32 @@ async def test_a_socket_that_breaks_frees_its_request() -> None:
     assert door.left == 1
 
 
+@pytest.mark.parametrize("unsent", [True, False])
+async def test_the_body_of_a_client_that_is_sent_away_ends_regularly_only_when_it_has_everything(
+    *, unsent: bool
+) -> None:
+    door = Leaving()
+    response = await streaming(door)
+    relay: Relay = response._relay
+    relay.hung_up = lambda: False  # behind uvicorn
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if b"[DONE]" in message.get("body", b""):
+            relay.send_away()
+
+    relay._take(200, Frame(END, "a", 1, [], 0, ENDED, b"data: [DONE]\n\n"))
+    if unsent:
+        relay.send_away()
+    await asyncio.wait_for(response(SCOPE, waiting, send), 5)
+    body = b"".join(message.get("body", b"") for message in sent)
+    assert (b"retry: 200" in body) == unsent
+    assert (b"[DONE]" in body) != unsent
+    assert sent[-1]["more_body"] == unsent, "a regular end says that this was all"
+    assert door.left == 1
+
+
 async def test_an_error_event_that_opens_a_late_stream_is_told_in_our_envelope() -> None:
     keys = Keys("p")
     relay = Relay(cast("HotClient", None), keys, "req", grace_s=1, lost_grace_s=1, readmit=never)
