@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from api.catalog import Catalog
 from api.idempotency import PLAIN, RETRY_TTL_S, Place, Status, Terms, place
 from api.memory import Memory
+from api.prompts import NOTHING
 from api.relay import Relay
 from api.requests import Facts, Requests
-from api.schemas import ValidRequest
+from api.schemas import DEFAULT_OUTPUT_TOKENS, ValidRequest
 from api.settings import ApiSettings
 from api.shape import Shape
+from api.tokens import Tokens
 from api.watch import RelayWatch
 from shared import errors
 from shared.channels import Channels
@@ -74,6 +76,7 @@ class Door:
         channels: Channels,
         catalog: Catalog,
         watch: RelayWatch,
+        tokens: Tokens,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -81,6 +84,7 @@ class Door:
         self._channels = channels
         self._catalog = catalog
         self._watch = watch
+        self._tokens = tokens
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -102,7 +106,9 @@ class Door:
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
         request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
-        admission = self._admission(rid, valid, tenant, encode(request), terms)
+        prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
+        admission = self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens)
+        valid = replace(valid, prompt=NOTHING)  # counted: its texts need not stay as long as the request
         if closed is not None:
             admission = replace(admission, lane_cap=0)  # nothing new gets in, an answer that is there gets out
         if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
@@ -200,7 +206,9 @@ class Door:
         except BrokerUnavailableError as error:
             log.debug("request %s is left to its worker: %s", rid, error)
 
-    def _admission(self, rid: str, valid: ValidRequest, tenant: str, body: bytes, terms: Terms) -> Admission:
+    def _admission(
+        self, rid: str, valid: ValidRequest, tenant: str, body: bytes, terms: Terms, prompt_tokens: int
+    ) -> Admission:
         now_s = time.time()
         settings = self._settings
         fingerprint = valid.fingerprint(tenant)
@@ -214,7 +222,7 @@ class Door:
             tenant=tenant,
             lane_cap=self._settings.queue_max,
             tenant_cap=self._settings.tenant_max,
-            cost=valid.cost,
+            cost=prompt_tokens + (valid.output_limit or DEFAULT_OUTPUT_TOKENS) * valid.width,
             deadline_ms=int((now_s + patience_s) * 1000),
             finish_by_ms=int((now_s + settings.request_timeout_s) * 1000),
             idempotency=terms.scope(tenant, valid.endpoint, fingerprint),
