@@ -38,7 +38,7 @@ _TEXT_CHARS = 64
 """What counting costs for each text, in characters."""
 _REMEMBERED = 8_192
 _MOST_WAITING = 16
-_MOST_TOKENIZERS = 16
+_MOST_TOKENIZERS = 8
 _RETRY_S = 5.0
 
 # One text at a time: the library's own threads would only cost their wake-up.

@@ -38,7 +38,7 @@ def rows(text: str) -> list[list[str]]:
 
 def spelled(keys: Keys | GlobalKeys) -> dict[str, str]:
     """Key names by attribute, with the placeholders of the document."""
-    placeholder = {"queue": "<queue>", "idempotency": "<hash>"}
+    placeholder = {"queue": "<queue>", "idempotency": "<hash>", "tokenizer": "<hash>"}
     placeholder |= dict.fromkeys(("record", "body", "log", "channel"), "<rid>")
     placeholder |= dict.fromkeys(("lease", "dead", "run", "box", "control"), "<wid>")
     names = {}
