@@ -139,7 +139,7 @@ async def test_a_tokenizer_that_is_missing_or_broken_is_asked_for_again(
     shelf: Shelf, tokens: Tokens, wrong: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf.packed = {} if wrong is None else {NAME: wrong}
-    monkeypatch.setattr(module, "_RETRY_S", 0)
+    monkeypatch.setattr(module, "RETRY_S", 0)
     for _ in range(2):
         await tokens.count(Prompt(("a",)), WORKERS)
         await eventually(lambda: not tokens._loading, "the refusal")
