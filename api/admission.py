@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from api.catalog import Catalog
 from api.idempotency import PLAIN, RETRY_TTL_S, Place, Status, Terms, place
 from api.memory import Memory
+from api.prompts import NOTHING
 from api.relay import Relay
 from api.requests import Facts, Requests
 from api.schemas import ValidRequest
 from api.settings import ApiSettings
 from api.shape import Shape
+from api.tokens import Tokens
 from api.watch import RelayWatch
 from shared import errors
 from shared.channels import Channels
@@ -75,6 +77,7 @@ class Door:
         channels: Channels,
         catalog: Catalog,
         watch: RelayWatch,
+        tokens: Tokens,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -82,6 +85,7 @@ class Door:
         self._channels = channels
         self._catalog = catalog
         self._watch = watch
+        self._tokens = tokens
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -103,7 +107,9 @@ class Door:
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
         request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
-        admission = self._admission(rid, valid, tenant, encode(request), terms)
+        prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
+        admission = self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens)
+        valid = replace(valid, prompt=NOTHING)  # counted: its texts need not stay as long as the request
         if closed is not None:
             # nothing new gets in, an answer that is there gets out
             admission = replace(admission, bounds=Bounds(requests=0))
@@ -202,7 +208,9 @@ class Door:
         except BrokerUnavailableError as error:
             log.debug("request %s is left to its worker: %s", rid, error)
 
-    def _admission(self, rid: str, valid: ValidRequest, tenant: str, body: bytes, terms: Terms) -> Admission:
+    def _admission(
+        self, rid: str, valid: ValidRequest, tenant: str, body: bytes, terms: Terms, prompt_tokens: int
+    ) -> Admission:
         now_s = time.time()
         settings = self._settings
         fingerprint = valid.fingerprint(tenant)
@@ -215,7 +223,7 @@ class Door:
             body=body,
             tenant=tenant,
             tenant_cap=self._settings.tenant_max,
-            prompt_tokens=valid.prompt_tokens,
+            prompt_tokens=prompt_tokens,
             output_limit=valid.output_limit,
             sequences=valid.width,
             bounds=self._settings.bounds,

@@ -20,6 +20,7 @@ from api.requests import Requests
 from api.routes import admin, completions, models, ops
 from api.routes import requests as request_routes
 from api.settings import ApiSettings
+from api.tokens import Tokens
 from api.watch import RelayWatch
 from shared.channels import Channels
 from shared.clock import SystemClock
@@ -43,7 +44,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
         client = HotClient(settings.redis_url, f"penstock-api-{os.getpid()}")
         channels = Channels(settings.redis_url, f"penstock-api-sub-{os.getpid()}")
         watch = RelayWatch()
-        catalog = Catalog(Registry(control, settings.prefix), SystemClock())
+        registry = Registry(control, settings.prefix)
+        catalog = Catalog(registry, SystemClock())
+        tokens = Tokens(registry.tokenizer)
         app.state.catalog = catalog
         app.state.channels = channels
         app.state.client = client
@@ -51,7 +54,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.watch = watch
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
-        app.state.door = Door(settings, client, requests, channels, catalog, watch)
+        app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
         failing: asyncio.Task[None] | None = None
@@ -64,6 +67,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             if failing is not None:
                 failing.cancel()
             await services.stop()
+            await tokens.close()
             await control.aclose()
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
+from api.prompts import Prompt, of_chat, of_completion
 from shared.errors import invalid_request
 from shared.lanes import Lane, choose_lane
 
-_DEFAULT_OUTPUT_TOKENS = 256
-_BYTES_PER_TOKEN = 4
+DEFAULT_OUTPUT_TOKENS = 256
 _MOST_WIDTH = 1024
 _DELIVERY = ("stream", "stream_options")
 """Fields that say how the answer comes, and nothing about what it is."""
@@ -35,8 +35,8 @@ class ValidRequest:
         model: the served name asked for; None lets the server choose.
         stream: whether the client wants Server-Sent Events.
         lane: its priority class.
-        prompt_tokens: length of the prompt, roughly.
-        output_limit: the most tokens that one sequence may get; 0 for no limit.
+        prompt: what the model will read.
+        output_limit: most tokens that the client wants of each sequence; 0: as many as there will be.
         width: sequences that the engine will run for it at once.
         user: the caller's own `user` field, if sent.
         usage: whether a stream shall end with the usage.
@@ -49,7 +49,7 @@ class ValidRequest:
     model: str | None
     stream: bool
     lane: Lane
-    prompt_tokens: int
+    prompt: Prompt
     output_limit: int
     width: int
     user: str
@@ -83,7 +83,7 @@ def validate_chat(body: bytes, lane_header: str | None) -> ValidRequest:
         raise invalid_request(f"`messages` is required.{hint}", param="messages")
     if not isinstance(messages, list) or not messages:
         raise invalid_request("`messages` must be a list with at least one message.", param="messages")
-    return _valid("/v1/chat/completions", body, fields, lane_header, prompts=1)
+    return _valid("/v1/chat/completions", body, fields, lane_header, of_chat(fields))
 
 
 def validate_completion(body: bytes, lane_header: str | None) -> ValidRequest:
@@ -93,7 +93,8 @@ def validate_completion(body: bytes, lane_header: str | None) -> ValidRequest:
     if prompt is None and fields.get("prompt_embeds") is None:
         raise invalid_request("`prompt` is required.", param="prompt")
     several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
-    return _valid("/v1/completions", body, fields, lane_header, prompts=len(prompt) if several and prompt else 1)
+    prompts = len(prompt) if several and prompt else 1
+    return _valid("/v1/completions", body, fields, lane_header, of_completion(fields), prompts=prompts)
 
 
 def validate_generate(body: bytes, lane_header: str | None) -> ValidRequest:
@@ -106,13 +107,20 @@ def validate_generate(body: bytes, lane_header: str | None) -> ValidRequest:
         raise invalid_request("/generate answers in one piece. Use /v1/completions to stream.", param="stream")
     if "max_new_tokens" in fields:
         fields["max_tokens"] = fields.pop("max_new_tokens")
-    fields.setdefault("max_tokens", _DEFAULT_OUTPUT_TOKENS)
+    fields.setdefault("max_tokens", DEFAULT_OUTPUT_TOKENS)
     body = msgspec.json.encode(fields)
-    return _valid("/v1/completions", body, fields, lane_header, prompts=1, endpoint="/generate")
+    return _valid("/v1/completions", body, fields, lane_header, of_completion(fields), endpoint="/generate")
 
 
 def _valid(
-    path: str, body: bytes, fields: dict[str, Any], lane_header: str | None, *, prompts: int, endpoint: str = ""
+    path: str,
+    body: bytes,
+    fields: dict[str, Any],
+    lane_header: str | None,
+    prompt: Prompt,
+    *,
+    prompts: int = 1,
+    endpoint: str = "",
 ) -> ValidRequest:
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
@@ -136,7 +144,7 @@ def _valid(
         model=model or None,
         stream=bool(stream),
         lane=choose_lane(lane_header, fields.get("service_tier")),
-        prompt_tokens=len(body) // _BYTES_PER_TOKEN,
+        prompt=prompt,
         output_limit=output if isinstance(output, int) and output > 0 else 0,
         width=width,
         user=user if isinstance(user, str) else "",

@@ -27,6 +27,10 @@ class GlobalKeys:
         """Set: every pool that was ever registered and of which something is left."""
         return f"{self.prefix}:known"
 
+    def tokenizer(self, name: str) -> str:
+        """String with a TTL: a tokenizer, packed (`shared/tokenizer.py`). Its name is the hash of its text."""
+        return f"{self.prefix}:tok:{name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

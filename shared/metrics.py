@@ -27,6 +27,11 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 HTTP_REQUESTS = Counter("penstock_http_requests_total", "HTTP requests answered.", ["route", "method", "code"])
 ADMITTED = Counter("penstock_requests_admitted_total", "Requests put on the queue.", ["lane", "model"])
+PROMPT_TOKENS = Counter(
+    "penstock_prompt_tokens_counted_total",
+    "Prompt tokens as this replica counted them at admission: with the model's tokenizer, or by an estimate.",
+    ["how"],
+)
 JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
 REJECTED = Counter("penstock_requests_rejected_total", "Requests refused, by error code.", ["code"])
 FINISHED = Counter(

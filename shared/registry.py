@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import redis
 import redis.asyncio
 
 from shared.connection import broker_errors
+from shared.errors import BrokerUnavailableError
 from shared.keys import GlobalKeys, Keys
 from shared.wire import WorkerCard, decode_card, encode
 
@@ -42,8 +44,9 @@ class Registry:
     def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
-        self._pools_key = GlobalKeys(prefix).pools
-        self._known_key = GlobalKeys(prefix).known_pools
+        self._keys = GlobalKeys(prefix)
+        self._pools_key = self._keys.pools
+        self._known_key = self._keys.known_pools
 
     @broker_errors
     async def register(self, pool: str, card: WorkerCard, names: list[str]) -> None:
@@ -54,6 +57,25 @@ class Registry:
         pipe.hset(keys.workers, card.wid, encode(card))  # type: ignore[arg-type]
         pipe.hset(self._pools_key, mapping=dict.fromkeys(names, pool))
         await pipe.execute()
+
+    @broker_errors
+    async def keep_tokenizer(self, name: str, ttl_s: int) -> bool:
+        """Lets a tokenizer stay for `ttl_s` from now on. False when it is not there."""
+        return bool(await self._client.expire(self._keys.tokenizer(name), ttl_s))
+
+    @broker_errors
+    async def publish_tokenizer(self, name: str, packed: bytes, ttl_s: int) -> None:
+        """Puts a tokenizer there. A server that does not take values of this size is one that is unavailable."""
+        try:
+            await self._client.set(self._keys.tokenizer(name), packed, ex=ttl_s)
+        except redis.ResponseError as error:
+            raise BrokerUnavailableError(str(error)) from error
+
+    @broker_errors
+    async def tokenizer(self, name: str) -> bytes | None:
+        """A packed tokenizer, if it is there."""
+        found: bytes | None = await self._client.get(self._keys.tokenizer(name))
+        return found
 
     @broker_errors
     async def write(self, pool: str) -> None:

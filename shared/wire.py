@@ -96,8 +96,27 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     data: bytes
 
 
+class Counting(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many tokens a prompt has, for those who have neither the engine nor the model.
+
+    Attributes:
+        tokenizer: name of the tokenizer (`GlobalKeys.tokenizer`).
+        chat: tokens that the chat template puts around a conversation.
+        message: tokens that it puts around each message.
+        tools: tokens that it puts around the JSON of the tools; negative: it leaves tools out.
+    """
+
+    tokenizer: str
+    chat: int = 0
+    message: int = 0
+    tools: int = -1
+
+
 class WorkerCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a worker says about itself. `models` are the cards of `/v1/models`, as JSON bytes."""
+    """What a worker says about itself. `models` are the cards of `/v1/models`, as JSON bytes.
+
+    `counting`: how its prompts are counted; None: only its engine can.
+    """
 
     wid: str
     engine: str
@@ -109,6 +128,7 @@ class WorkerCard(msgspec.Struct, frozen=True, omit_defaults=True):
     pid: int = 0
     started_at_ms: int = 0
     version: int = VERSION
+    counting: Counting | None = None
 
 
 _request_encoder = msgspec.msgpack.Encoder()

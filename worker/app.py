@@ -37,6 +37,7 @@ from worker.publisher import Publisher
 from worker.reconcile import LOOK_S, Reconcile
 from worker.settings import WorkerSettings
 from worker.stall import Stall
+from worker.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Worker:
         keys = Keys(pool, prefix=settings.prefix)
         slots = min(filter(None, (settings.max_active, engine.capacity().slots)))
         SLOTS.set(slots)
+        vocabulary = await vocabulary_of(engine)
         control = connect(settings.redis_url)
         client = HotClient(settings.redis_url, f"penstock-worker-{os.getpid()}")
         reader = HotClient(settings.redis_url, f"penstock-worker-read-{os.getpid()}")
@@ -91,7 +93,7 @@ class Worker:
         attempts.on_room(intake.room)
         box.open(attempts.on_box)
         registry = Registry(control, settings.prefix)
-        presence = Presence(registry, pool, engine, models, identity, slots, SystemClock())
+        presence = Presence(registry, pool, engine, models, identity, slots, SystemClock(), vocabulary)
         beat = Beat(settings.redis_url, keys, identity, Stall(settings.stall_s, attempts.progress), box.deliver)
         reconcile = Reconcile(client, keys, scripts, attempts, identity, look_s=LOOK_S)
         client.on_connect(reconcile.soon)

@@ -17,6 +17,7 @@ from shared.registry import Registry
 from shared.wire import WorkerCard
 from worker.engines.base import Engine
 from worker.identity import Identity
+from worker.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,10 @@ class Presence:
         identity: Identity,
         slots: int,
         clock: Clock,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self._registry = registry
+        self._vocabulary = vocabulary
         self._pool = pool
         self._identity = identity
         self._names = [str(model["id"]) for model in models]
@@ -51,6 +54,7 @@ class Presence:
             host=socket.gethostname(),
             pid=os.getpid(),
             started_at_ms=clock.wall_ms(),
+            counting=vocabulary.counting if vocabulary is not None else None,
         )
         identity.on_renewal(lambda _: self._renamed.set())
         self._renamed = asyncio.Event()
@@ -63,6 +67,8 @@ class Presence:
                 if not self._withdrawn:
                     await self._announce()
                 started.set()
+                if self._vocabulary is not None:
+                    await self._vocabulary.keep(self._registry)
             except BrokerUnavailableError as error:
                 log.warning("presence: %s", error)
             self._renamed.clear()

@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from api.prompts import of_chat, of_completion
+from api.tokens import Counter, Tokens
+from shared.tokenizer import unpack
+from shared.wire import WorkerCard
 from tests.support.engines import Exchange, SimSubject, Subject, VllmSubject, engine_processes, text_of, until
 from tests.support.tiny_models import model_folder
 from worker.__main__ import load_engine
 from worker.settings import WorkerSettings
+from worker.vocabulary import vocabulary_of
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -63,7 +68,7 @@ def asking(path: str, **extra: Any) -> dict[str, Any]:
         if path == CHAT
         else {"prompt": "The queue"}
     )
-    fixed = {"max_tokens": _TOKENS, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    fixed: dict[str, Any] = {"max_tokens": _TOKENS, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
     return {**prompt, **fixed, **extra}
 
 
@@ -121,6 +126,51 @@ async def test_the_journal_holds_the_tokens_and_the_usage_of_the_answer(
     assert journal.text_chars == len(text_of(choices))
     assert (journal.prompt_tokens, journal.completion_tokens) == (usage["prompt_tokens"], usage["completion_tokens"])
     assert journal.prompt_tokens > 0
+
+
+ASKED: list[tuple[str, dict[str, Any], int]] = [
+    (COMPLETIONS, {"prompt": "The queue, the lease and the log.\nWhat else?"}, 0),
+    (COMPLETIONS, {"prompt": ["The queue", "a  lease\tlives", "x"]}, 0),
+    (COMPLETIONS, {"prompt": [5, 6, 7, 8]}, 0),
+    (COMPLETIONS, {"prompt": [[5, 6], [7]]}, 0),
+    (CHAT, {}, 0),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "Tell me about leases."}]}]}, 0),
+    (
+        CHAT,
+        {
+            "messages": [
+                {"role": "system", "content": "You are a helpful assistant. You answer in one sentence."},
+                {"role": "user", "content": "What is a lease?"},
+                {"role": "assistant", "content": "A key with a TTL that says that a worker lives."},
+                {"role": "user", "content": "And a cursor?"},
+            ]
+        },
+        4,
+    ),
+]
+"""Requests, and by how many tokens a count may be wrong: texts may merge with their template's, one each."""
+
+
+@pytest.mark.parametrize(("path", "extra", "tolerance_tokens"), ASKED)
+async def test_a_replica_counts_the_tokens_of_a_prompt_as_the_engine_does(
+    subject: Subject, path: str, extra: dict[str, Any], tolerance_tokens: int
+) -> None:
+    vocabulary = await vocabulary_of(subject.engine)
+    assert vocabulary is not None
+    counter = Counter(unpack(vocabulary.counting.tokenizer, vocabulary.packed))
+    fields = asking(path, max_tokens=1, **extra)
+    exchange = await Exchange(subject.engine, path, fields).run()
+    assert exchange.status == 200, exchange.body
+    tokens = Tokens(_nothing)
+    tokens._counters[vocabulary.counting.tokenizer] = counter
+    worker = WorkerCard("w", "", "", 1, [], counting=vocabulary.counting)
+    counted = await tokens.count((of_chat if path == CHAT else of_completion)(fields), [worker])
+    await tokens.close()
+    assert abs(counted - exchange.json["usage"]["prompt_tokens"]) <= tolerance_tokens
+
+
+async def _nothing(_: str) -> bytes | None:
+    return None
 
 
 @pytest.mark.parametrize("stream", [True, False])

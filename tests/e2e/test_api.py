@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -354,6 +356,31 @@ async def test_metrics_count_requests_by_route_and_tokens_by_the_engine(stack: S
     assert api.metric("penstock_http_requests_total", route="unmatched", code="404") >= 1
     assert api.metric("penstock_time_to_first_token_seconds_count", model="sim-model") >= 1
     assert sum(worker.metric("penstock_tokens_total") for worker in stack.workers) > 3
+
+
+async def test_a_replica_counts_prompts_as_the_engine_does(stack: Stack, http: httpx.AsyncClient) -> None:
+    def counted(how: str) -> float:
+        return stack.apis[0].metric("penstock_prompt_tokens_counted_total", how=how)
+
+    async def asked(path: str, **prompt: Any) -> int:
+        answer = await http.post(path, json={"max_tokens": 1, **prompt})
+        return int(answer.json()["usage"]["prompt_tokens"])
+
+    end_s = time.monotonic() + 10
+    while not counted("tokenizer"):
+        assert time.monotonic() < end_s, "the replica has the tokenizer"
+        await asked("/v1/completions", prompt="x")
+    estimated, before = counted("estimate"), counted("tokenizer")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What\tis  a lease?\n"}]
+    used = [
+        await asked("/v1/chat/completions", messages=messages),
+        await asked("/v1/completions", prompt="one two three"),
+        await asked("/v1/completions", prompt=["one two", "three"]),
+        await asked("/v1/completions", prompt=[1, 2, 3, 4]),
+        await asked("/v1/completions", prompt=[[1, 2], [3]]),
+    ]
+    assert used == [2 + 2 * 3 + 6, 3, 3, 4, 3]
+    assert (counted("tokenizer") - before, counted("estimate")) == (sum(used), estimated)
 
 
 async def test_the_openapi_document_is_served(http: httpx.AsyncClient) -> None:

@@ -160,7 +160,7 @@ async def test_the_state_of_a_request_says_when_to_look_again_and_ends_with_its_
     assert "Retry-After" not in ended.headers
     assert (known["id"], known["state"], known["reason"], known["attempts"]) == (rid, "succeeded", "completed", 1)
     assert known["queued_at_ms"] <= known["started_at_ms"] <= known["finished_at_ms"]
-    assert known["usage"] == {"prompt_tokens": 1, "completion_tokens": 60, "total_tokens": 61}
+    assert known["usage"] == {"prompt_tokens": 6, "completion_tokens": 60, "total_tokens": 66}
 
 
 async def running_on(stack: Stack, pool: str, count: int) -> list[str]:

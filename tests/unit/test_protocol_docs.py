@@ -39,6 +39,7 @@ def rows(text: str) -> list[list[str]]:
 def spelled(keys: Keys | GlobalKeys) -> dict[str, str]:
     """Key names by attribute, with the placeholders of the document."""
     placeholder = {"queue": "<queue>", "ledger": "<queue>", "fair": "<lane>", "idempotency": "<hash>"}
+    placeholder |= {"tokenizer": "<hash>"}
     placeholder |= dict.fromkeys(("record", "body", "log", "channel"), "<rid>")
     placeholder |= dict.fromkeys(("lease", "dead", "run", "box", "control"), "<wid>")
     names = {}

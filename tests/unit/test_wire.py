@@ -18,6 +18,7 @@ from shared.wire import (
     HEAD,
     MESSAGE_HEADER_BYTES,
     RESUME,
+    Counting,
     Frame,
     Meta,
     Request,
@@ -96,10 +97,17 @@ def test_requests_have_the_bytes_that_running_processes_know(name: str, request_
     assert decode_request(golden) == request_
 
 
-def test_cards_have_the_bytes_that_running_processes_know() -> None:
-    golden = (GOLDEN / "worker_card.msgpack").read_bytes()
-    assert encode(CARD) == golden
-    assert decode_card(golden) == CARD
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("worker_card", CARD),
+        ("worker_card_counting", msgspec.structs.replace(CARD, counting=Counting("0a1b2c3d", 3, 5, 90))),
+    ],
+)
+def test_cards_have_the_bytes_that_running_processes_know(name: str, card: WorkerCard) -> None:
+    golden = (GOLDEN / f"{name}.msgpack").read_bytes()
+    assert encode(card) == golden
+    assert decode_card(golden) == card
 
 
 def test_a_field_that_a_later_release_adds_is_ignored() -> None:

@@ -106,6 +106,23 @@ class Capacity:
     saturated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """How others can count a prompt's tokens as the engine does. See `shared.wire.Counting` for the numbers.
+
+    Attributes:
+        text: a `tokenizer.json`, as the library `tokenizers` reads it.
+        chat: tokens that the chat template puts around a conversation.
+        message: tokens that it puts around each message.
+        tools: tokens that it puts around the JSON of the tools; negative: it leaves tools out.
+    """
+
+    text: str
+    chat: int = 0
+    message: int = 0
+    tools: int = -1
+
+
 class Engine(Protocol):
     """The handle. All methods are called from the worker's event loop and must not block it."""
 
@@ -133,6 +150,9 @@ class Engine(Protocol):
 
     async def models(self) -> list[dict[str, Any]]:
         """The cards of `/v1/models`; the first one is the base model."""
+
+    async def tokenizer(self) -> Tokenizer | None:
+        """How others can count its prompts; None when only it can. Valid after `start`."""
 
     def capacity(self) -> Capacity:
         """How much it runs at once, and whether there is room now."""

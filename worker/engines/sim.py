@@ -24,9 +24,10 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import ConfigurationError
-from worker.engines.base import Capabilities, Capacity, Journal, current_journal
+from worker.engines.base import Capabilities, Capacity, Journal, Tokenizer, current_journal
 from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, tail_events, token_id
 from worker.engines.sim_faults import do_harm
+from worker.engines.sim_prompts import TOKENIZER, prompt_tokens
 from worker.settings import WorkerSettings
 
 VERSION = "1"
@@ -163,6 +164,10 @@ class SimEngine:
         card = {"id": options.name, "object": "model", "created": 0, "owned_by": "penstock", "root": options.name}
         return [{**card, "parent": None, "max_model_len": options.max_model_len, "permission": []}]
 
+    async def tokenizer(self) -> Tokenizer:
+        """See Engine."""
+        return TOKENIZER
+
     def capacity(self) -> Capacity:
         """See Engine."""
         return Capacity(self._options.slots)
@@ -210,18 +215,18 @@ class SimEngine:
             raise _Refusal(400, f"max_tokens must be at least 1, got {tokens}.", "max_tokens")
         if fields.get("n") not in (None, 1):
             raise _Refusal(400, "The simulated engine answers with one choice only.", "n")
-        prompt_tokens = len(msgspec.json.encode(fields.get("messages") or fields.get("prompt") or "").split())
+        tokens_in = prompt_tokens(fields)
         longest = self._options.max_model_len
-        if prompt_tokens + tokens > longest:
+        if tokens_in + tokens > longest:
             message = (
-                f"This model's maximum context length is {longest} tokens, but {prompt_tokens + tokens} were asked for."
+                f"This model's maximum context length is {longest} tokens, but {tokens_in + tokens} were asked for."
             )
             raise _Refusal(400, message, "input_tokens")
         return Job(
             rid=headers.get(b"x-request-id", b"sim").decode(),
             chat=path == "/v1/chat/completions",
             tokens=tokens,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=tokens_in,
             stream=bool(fields.get("stream")),
             usage=bool((fields.get("stream_options") or {}).get("include_usage")),
             created=int(time.time()),

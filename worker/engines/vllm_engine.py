@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import time
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,10 +33,11 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from shared.errors import EngineFailedError
-from worker.engines.base import Capabilities, Capacity, current_journal
+from worker.engines.base import Capabilities, Capacity, Tokenizer, current_journal
 from worker.engines.vllm_guard import Guard
 from worker.engines.vllm_log import ErrorLog
 from worker.engines.vllm_proxy import EngineProxy, Exchange, current_exchange, for_ever
+from worker.engines.vllm_tokenizer import describe, fast_tokenizer
 
 _KV_USAGE = "vllm:kv_cache_usage_perc"
 _KV_FULL_RATIO = 0.95
@@ -149,34 +151,54 @@ class VllmEngine:
 
     async def models(self) -> list[dict[str, Any]]:
         """See Engine. They are what vLLM's own `/v1/models` answers."""
+        _, body = await self._ask("GET", "/v1/models")
+        cards: list[dict[str, Any]] = json.loads(body)["data"]
+        return cards
+
+    async def tokenizer(self) -> Tokenizer | None:
+        """See Engine."""
+        backend = fast_tokenizer(self._engine.tokenizer) if self._engine is not None else None
+        return None if backend is None else await describe(backend, self._tokenize)
+
+    async def _tokenize(self, fields: dict[str, Any]) -> int | None:
+        status, body = await self._ask("POST", "/tokenize", json.dumps(fields).encode())
+        return int(json.loads(body)["count"]) if status == HTTPStatus.OK else None
+
+    async def _ask(self, method: str, path: str, asked: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of what vLLM's application answers."""
         body = bytearray()
+        status = 0
+        messages = iter([{"type": "http.request", "body": asked, "more_body": False}])
         gone = asyncio.Event()
 
         async def receive() -> Message:
+            for message in messages:
+                return message
             await gone.wait()
             return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
             body.extend(message.get("body", b""))
 
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": "GET",
+            "method": method,
             "scheme": "http",
-            "path": "/v1/models",
-            "raw_path": b"/v1/models",
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [],
+            "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(asked)).encode())],
             "client": None,
             "server": None,
             "state": {},
         }
         await self._serve(scope, receive, send)
-        cards: list[dict[str, Any]] = json.loads(bytes(body))["data"]
-        return cards
+        return status, bytes(body)
 
     def capacity(self) -> Capacity:
         """See Engine. The use of the KV cache is looked at every 50 ms at most."""
