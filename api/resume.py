@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from api.relay import is_event_stream, with_cursors
+from api.cursors import is_event_stream, with_cursors
 from shared import errors
 from shared.frames import read_log
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.wire import END, HEAD, Frame, Meta
 
-_CURSOR = re.compile(r"\d{1,15}")
 _ID = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 
@@ -40,15 +39,6 @@ class Position:
     head: Meta | None = None
     attempt: str = ""
     end: Meta | None = None
-
-
-def cursor_of(sent: str | None) -> int:
-    """The cursor that a client sent; 0 for none. Raises RequestError (400)."""
-    if sent is None or sent == "":
-        return 0
-    if not _CURSOR.fullmatch(sent):
-        raise errors.invalid_cursor(f"`{sent[:40]}` is not a cursor. Send the last event's `id` as it was received.")
-    return int(sent)
 
 
 async def seek(client: HotClient, keys: Keys, rid: str, cursor: int) -> Position:

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from api import assembly, problems
-from api.relay import Relay, is_event_stream
+from api.cursors import is_event_stream
+from api.relay import Relay
 from shared.wire import Meta
 
 _OK = 200

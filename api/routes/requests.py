@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse, Response
 
 from api.admission import Ticket
 from api.auth import tenant_of
+from api.cursors import cursor_of
 from api.requests import Facts
-from api.resume import cursor_of, seek
+from api.resume import seek
 from api.shape import Shape
 from api.sse import Answer
 from shared import errors

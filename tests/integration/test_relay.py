@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from api.relay import PENDING_BYTES, Relay, with_cursors
+from api.cursors import with_cursors
+from api.outlet import PENDING_BYTES
+from api.relay import Relay
 from api.watch import RelayWatch
 from shared.channels import Channels
 from shared.errors import RequestError

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.relay import with_cursors
+from api.cursors import with_cursors
 from shared.wire import (
     DELTA,
     END,
