@@ -21,8 +21,9 @@ from typing import TypeVar
 
 import msgspec
 
-from api.cursors import is_event_stream, with_cursors
+from api.cursors import is_event_stream, suffix_of, with_cursors
 from api.outlet import PENDING_BYTES, Outlet
+from api.resume import Position
 from shared.errors import BrokerUnavailableError, broker_unavailable, history_lost, replica_stopping
 from shared.frames import LogSlice, read_log
 from shared.hot import HotClient
@@ -57,6 +58,7 @@ class Relay(Outlet):
         "_visible",
         "cursor",
         "head",
+        "id_suffix",
         "rid",
     )
 
@@ -87,6 +89,7 @@ class Relay(Outlet):
         self.cursor = 0
         self.head: Meta | None = None
         self._attempt = ""  # who wrote the frame that ends at the cursor
+        self.id_suffix = b""  # what follows the offset in the ids of that attempt's events
         self._visible = False  # whether any of the answer's bytes were taken
         self._events = False
         self._dirty = False
@@ -161,7 +164,8 @@ class Relay(Outlet):
 
     def _take(self, end: int, frame: Frame) -> None:
         self.cursor = end
-        self._attempt = frame.attempt or self._attempt
+        if frame.attempt != self._attempt and frame.attempt:
+            self._attempt, self.id_suffix = frame.attempt, suffix_of(frame.attempt)
         meta = frame.meta
         if meta is not None:
             if frame.kind & HEAD:
@@ -176,7 +180,7 @@ class Relay(Outlet):
             self._idle_ticks = 0
             self._visible = True
             if self._events:
-                data = with_cursors(data, end)
+                data = with_cursors(data, end, self.id_suffix)
             if meta is not None and frame.kind & HEAD:
                 self._pend(data)
             else:
@@ -184,14 +188,15 @@ class Relay(Outlet):
             if self._pending_bytes > PENDING_BYTES:
                 self._dirty = True  # a slow client: what follows is read from the log later
 
-    def resume(self, cursor: int, head: Meta | None, attempt: str, end: Meta | None) -> None:
-        """Goes on from a frame's end, for a client that has what is before it. Called before anything else."""
-        self.cursor = cursor
-        self.head = head
-        self._events = head is not None and is_event_stream(head)
-        self._attempt = attempt
-        self._visible = cursor > 0
-        self.end = end
+    def resume(self, position: Position) -> None:
+        """Goes on from there, for a client that has what is before it. Called before anything else."""
+        self.cursor = position.start
+        self.head, self.end = position.head, position.end
+        self._events = position.head is not None and is_event_stream(position.head)
+        self._attempt, self.id_suffix = position.attempt, suffix_of(position.attempt)
+        self._visible = position.start > 0
+        if position.rest:
+            self._pend(position.rest)
 
     # ---- what the client's task calls
 
