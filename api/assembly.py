@@ -19,17 +19,15 @@ _ONCE = frozenset({"role", "id", "type", "index"})
 _decode = msgspec.json.decode
 
 
-def events_of(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """(cursor, data) of each event: cursor from its `id:` line, 0 without one; data without the `data: `."""
+def events_of(stream: bytes) -> Iterator[bytes]:
+    """The data of each event, without the `data: `."""
     for block in stream.split(b"\n\n"):
-        cursor, data = 0, b""
+        data = b""
         for line in block.split(b"\n"):
-            if line.startswith(b"id: "):
-                cursor = int(line[4:])
-            elif line.startswith(b"data: "):
+            if line.startswith(b"data: "):
                 data = line[6:]
         if data:
-            yield cursor, data
+            yield data
 
 
 def usage_object(usage: Usage) -> dict[str, int]:
@@ -58,7 +56,7 @@ def usage_chunk(last: dict[str, Any], usage: Usage) -> bytes:
 
 def to_whole(stream: bytes, usage: Usage | None) -> bytes:
     """The body of a whole answer from all events of its stream; `usage` stands in for a stream that has none."""
-    chunks = [_decode(data) for _, data in events_of(stream) if data != b"[DONE]"]
+    chunks = [_decode(data) for data in events_of(stream) if data != b"[DONE]"]
     first: dict[str, Any] = chunks[0] if chunks else {}
     chat = first.get("object") != _TEXT
     choices: dict[int, dict[str, Any]] = {}

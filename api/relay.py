@@ -21,6 +21,9 @@ from typing import TypeVar
 
 import msgspec
 
+from api.cursors import is_event_stream, suffix_of, with_cursors
+from api.outlet import PENDING_BYTES, Outlet
+from api.resume import Position
 from shared.errors import BrokerUnavailableError, broker_unavailable, history_lost, replica_stopping
 from shared.frames import LogSlice, read_log
 from shared.hot import HotClient
@@ -31,17 +34,13 @@ from shared.wire import END, HEAD, MESSAGE_HEADER_BYTES, RESUME, Frame, Meta, de
 
 T = TypeVar("T")
 
-PENDING_BYTES = 65_536
-"""Bytes kept in memory for a client that is slower than its stream."""
-TICK_S = 0.25
-HEARTBEAT = b": heartbeat\n\n"
 _SILENT_TICKS_RUNNING = 4
 _SILENT_TICKS_QUEUED = 12
 _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 1.0
 
 
-class Relay:
+class Relay(Outlet):
     """One client's view of one request. A channels.Listener."""
 
     __slots__ = (
@@ -51,28 +50,16 @@ class Relay:
         "_events",
         "_grace_s",
         "_heard_end",
-        "_idle_ticks",
         "_keys",
-        "_loop",
         "_lost_grace_s",
         "_lost_since_s",
-        "_pending",
-        "_pending_bytes",
         "_readmit",
         "_silent_ticks",
         "_visible",
-        "_waiter",
-        "comment_now",
         "cursor",
-        "end",
-        "gone",
         "head",
-        "heartbeat",
-        "heartbeat_ticks",
-        "hung_up",
-        "moved",
+        "id_suffix",
         "rid",
-        "send_now",
     )
 
     def __init__(
@@ -91,6 +78,7 @@ class Relay:
         request on the queue once more, as long as nothing was taken; it may give the relay another `rid` to follow.
         None: this reader is not the one to admit it.
         """
+        super().__init__()
         self._client = client
         self._keys = keys
         self.rid = rid
@@ -100,35 +88,13 @@ class Relay:
         self._readmit = readmit
         self.cursor = 0
         self.head: Meta | None = None
-        self.end: Meta | None = None
         self._attempt = ""  # who wrote the frame that ends at the cursor
+        self.id_suffix = b""  # what follows the offset in the ids of that attempt's events
         self._visible = False  # whether any of the answer's bytes were taken
         self._events = False
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
         self._dirty = False
         self._heard_end = 0
         self._silent_ticks = 0
-        self._idle_ticks = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self.send_now: Callable[[bytes], bool] | None = None
-        """Sends bytes to the client without waiting, or returns False and sends nothing. Hot path: no task wakes.
-
-        An answer's first bytes are left to the client's task, and so is all of an answer that is no stream.
-        """
-        self.comment_now: Callable[[bytes], bool] | None = None
-        """As `send_now`, for what is no part of the answer."""
-        self.hung_up: Callable[[], bool] | None = None
-        """Whether the client has hung up; asked with every tick."""
-        self.gone = False
-        """The client was found to have hung up."""
-        self.moved = False
-        """The replica stops: the client shall go on elsewhere."""
-        self.heartbeat_ticks = 0
-        """Ticks without a byte after which a client that waits gets a comment; 0: never."""
-        self.heartbeat = False
-        """It is time for a comment."""
-        self._loop = asyncio.get_running_loop()  # looked up once: on 3.11 every look-up costs a system call
 
     # ---- what the subscriber connection and the watch call; never waits
 
@@ -155,17 +121,8 @@ class Relay:
 
     def tick(self) -> None:
         """Called every TICK_S: a relay that has heard nothing for a while reads the log, and tells its client so."""
-        if self.hung_up is not None and self.hung_up():
-            self.gone = True
-            self._wake()
+        if not self._client_there():
             return
-        self._idle_ticks += 1
-        if self.heartbeat_ticks and self._idle_ticks >= self.heartbeat_ticks:
-            self._idle_ticks = 0
-            # sent from here, since the client's task may be waiting for a Redis that is away
-            if self.comment_now is None or not self.comment_now(HEARTBEAT):
-                self.heartbeat = True
-                self._wake()
         self._silent_ticks += 1
         if self._lost_since_s is not None:
             self._read_log("lost", 0)
@@ -180,11 +137,6 @@ class Relay:
                 GAP_REPAIRS.labels(cause=cause).inc()
             self._dirty = True
             self._wake()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     def _certain(self, frame: Frame) -> bool:
         """Whether a terminal frame that starts at the cursor may be believed without a look at the log.
@@ -214,7 +166,8 @@ class Relay:
 
     def _take(self, end: int, frame: Frame) -> None:
         self.cursor = end
-        self._attempt = frame.attempt or self._attempt
+        if frame.attempt != self._attempt and frame.attempt:
+            self._attempt, self.id_suffix = frame.attempt, suffix_of(frame.attempt)
         meta = frame.meta
         if meta is not None:
             if frame.kind & HEAD:
@@ -229,7 +182,7 @@ class Relay:
             self._idle_ticks = 0
             self._visible = True
             if self._events:
-                data = with_cursors(data, end)
+                data = with_cursors(data, end, self.id_suffix)
             if meta is not None and frame.kind & HEAD:
                 self._pend(data)
             else:
@@ -237,25 +190,15 @@ class Relay:
             if self._pending_bytes > PENDING_BYTES:
                 self._dirty = True  # a slow client: what follows is read from the log later
 
-    def _hand_out(self, data: bytes) -> None:
-        # The client's task waits and has nothing to send: what it would send can be sent right here.
-        waiter = self._waiter
-        if waiter is not None and not waiter.done() and self.send_now is not None and self.send_now(data):
-            return
-        self._pend(data)
-
-    def _pend(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_bytes += len(data)
-
-    def resume(self, cursor: int, head: Meta | None, attempt: str, end: Meta | None) -> None:
-        """Goes on from a frame's end, for a client that has what is before it. Called before anything else."""
-        self.cursor = cursor
-        self.head = head
-        self._events = head is not None and is_event_stream(head)
-        self._attempt = attempt
-        self._visible = cursor > 0
-        self.end = end
+    def resume(self, position: Position) -> None:
+        """Goes on from there, for a client that has what is before it. Called before anything else."""
+        self.cursor = position.start
+        self.head, self.end = position.head, position.end
+        self._events = position.head is not None and is_event_stream(position.head)
+        self._attempt, self.id_suffix = position.attempt, suffix_of(position.attempt)
+        self._visible = position.start > 0
+        if position.rest:
+            self._pend(position.rest)
 
     # ---- what the client's task calls
 
@@ -273,36 +216,6 @@ class Relay:
         if self.moved and self.head is None:
             raise replica_stopping()
         return True
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing more to hand out: the request has ended, the client is gone or is sent away."""
-        return self.gone or self.moved or (self.end is not None and not self._pending)
-
-    @property
-    def cut(self) -> bool:
-        """Whether the client is sent away before it has everything."""
-        return self.moved and (self.end is None or bool(self._pending))
-
-    def send_away(self) -> None:
-        """Ends the relay before its request ends."""
-        self.moved = True
-        self._wake()
-
-    @property
-    def first_bytes(self) -> bytes:
-        """What has been taken and not yet handed out; right after `opened`, the answer's first bytes."""
-        return b"".join(self._pending)
-
-    def take(self) -> bytes:
-        """What waits for the client, in one piece; empty when nothing does."""
-        pending = self._pending
-        if not pending:
-            return b""
-        piece = pending[0] if len(pending) == 1 else b"".join(pending)
-        pending.clear()
-        self._pending_bytes = 0
-        return piece
 
     async def advance(self) -> None:
         """Waits until there may be something to take, or the end. Hot path: once per wake-up of a stream.
@@ -384,25 +297,3 @@ class Relay:
                     raise broker_unavailable() from error
                 await asyncio.sleep(pause_s)
                 pause_s = min(_RETRY_MOST_S, 2 * pause_s)
-
-
-def is_event_stream(head: Meta) -> bool:
-    """Whether an answer with this head is Server-Sent Events."""
-    return any(name == "content-type" and value.startswith("text/event-stream") for name, value in head.headers)
-
-
-def with_cursors(data: bytes, end: int) -> bytes:
-    r"""Puts an `id:` line in front of each event of `data`.
-
-    `end` is the log's length after the frame, which is where `data` ends. An event's id is the log offset of its own
-    end, so a client that saw only some of the events of a frame can go on behind the last one. Events end with a blank
-    line, and JSON never holds a raw one.
-    """
-    if data.count(b"\n\n") == 1:
-        return b"id: %d\n%b" % (end, data)
-    out = []
-    offset = end - len(data)
-    for event in data.split(b"\n\n")[:-1]:
-        offset += len(event) + 2
-        out.append(b"id: %d\n%b\n\n" % (offset, event))
-    return b"".join(out)

@@ -1,26 +1,22 @@
 """Going on with a stream: from the cursor that a client has seen to a place in the log.
 
-A cursor is the log offset of an event's end. One frame can hold several events, so a cursor may lie inside a frame;
-then the relay starts at that frame and the events up to the cursor are left out. The log is read from its beginning:
-it has no index, and that a cursor is an event's end cannot be seen otherwise.
+One frame can hold several events, so a cursor may lie inside a frame; then the relay starts behind that frame, with the
+events that the client does not have yet. The log is read from its beginning: it has no index, and that a cursor is an
+event's end, and whose event, cannot be seen otherwise.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from api.relay import is_event_stream, with_cursors
+from api.cursors import Cursor, behind, is_event_stream, suffix_of, with_cursors
 from shared import errors
 from shared.frames import read_log
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.wire import END, HEAD, Frame, Meta
-
-_CURSOR = re.compile(r"\d{1,15}")
-_ID = re.compile(rb"^id: (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,44 +25,37 @@ class Position:
 
     Attributes:
         start: a frame's end, bytes; what follows it is read.
-        after: cursor of the last event that the client has; 0 when `start` says it all.
+        rest: events of that frame that the client does not have, ready to be sent.
         head: of the answer, if it lies before `start`.
-        attempt: whose text the client has.
+        attempt: who wrote the last frame before `start`; a script is nobody.
         end: of the request, if it lies before `start`.
     """
 
     start: int = 0
-    after: int = 0
+    rest: bytes = b""
     head: Meta | None = None
     attempt: str = ""
     end: Meta | None = None
 
 
-def cursor_of(sent: str | None) -> int:
-    """The cursor that a client sent; 0 for none. Raises RequestError (400)."""
-    if sent is None or sent == "":
-        return 0
-    if not _CURSOR.fullmatch(sent):
-        raise errors.invalid_cursor(f"`{sent[:40]}` is not a cursor. Send the last event's `id` as it was received.")
-    return int(sent)
+async def seek(client: HotClient, keys: Keys, rid: str, cursor: Cursor) -> Position:
+    """Where to go on behind `cursor`.
 
-
-async def seek(client: HotClient, keys: Keys, rid: str, cursor: int) -> Position:
-    """Where to go on behind `cursor`. Raises RequestError (400, 500), BrokerUnavailableError."""
+    Raises RequestError: 400 when no event ends there, 500 when another attempt than the client has read wrote there.
+    Raises BrokerUnavailableError.
+    """
     at = Position()
-    while at.start < cursor:
+    while at.start < cursor.offset:
         try:
             part = await read_log(client, keys, rid, at.start)
         except msgspec.MsgspecError as error:  # a failover has changed the log between two reads
             raise errors.history_lost() from error
         if not part.frames:
-            raise errors.invalid_cursor(f"The cursor {cursor} lies behind the end of this stream.")
+            raise errors.invalid_cursor(f"The cursor {cursor.offset} lies behind the end of this stream.")
         for end, frame in part.frames:
-            if end > cursor:
-                return _inside(at, end, frame, cursor)
+            if end >= cursor.offset:
+                return _reached(at, end, frame, cursor)
             at = _behind(at, end, frame)
-            if end == cursor:
-                break
     return at
 
 
@@ -79,11 +68,14 @@ def _behind(at: Position, end: int, frame: Frame) -> Position:
     )
 
 
-def _inside(at: Position, end: int, frame: Frame, cursor: int) -> Position:
-    head = frame.meta if frame.kind & HEAD else at.head
-    known = []
-    if head is not None and is_event_stream(head):
-        known = [int(number) for number in _ID.findall(with_cursors(frame.data, end))] if frame.data else []
-    if cursor not in known:
-        raise errors.invalid_cursor(f"The cursor {cursor} is not the end of an event of this stream.")
-    return Position(at.start, cursor, at.head, at.attempt, at.end)
+def _reached(at: Position, end: int, frame: Frame, cursor: Cursor) -> Position:
+    """The cursor lies in this frame, or at its end."""
+    if not cursor.written_by(frame.attempt):
+        raise errors.history_lost()
+    at = _behind(at, end, frame)
+    if end == cursor.offset:
+        return at
+    rest = behind(frame.data, end, cursor.offset)
+    if rest is None or at.head is None or not is_event_stream(at.head):
+        raise errors.invalid_cursor(f"The cursor {cursor.offset} is not the end of an event of this stream.")
+    return replace(at, rest=with_cursors(rest, end, suffix_of(frame.attempt)))

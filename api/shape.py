@@ -1,8 +1,7 @@
 """The form in which a reader wants an answer that another request has asked for.
 
 The log holds the answer as it was first asked for: as a stream or whole, with the usage or without. Whoever joins may
-want the other form. And whoever comes back with a cursor wants only the events behind it. An answer in the same form
-passes through byte for byte.
+want the other form. An answer in the same form passes through byte for byte.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from typing import Any
 import msgspec
 
 from api import assembly, problems
-from api.relay import Relay, is_event_stream
+from api.cursors import is_event_stream, with_cursors
+from api.relay import Relay
 from shared.wire import Meta
 
 _OK = 200
@@ -21,12 +21,11 @@ _OK = 200
 class Shape:
     """Turns one answer into the form that one reader wants."""
 
-    def __init__(self, relay: Relay, *, stream: bool, usage: bool | None = None, after: int = 0) -> None:
-        """`usage`: whether the reader of a stream wants it; None: as it is. `after`: cursor of the last event seen."""
+    def __init__(self, relay: Relay, *, stream: bool, usage: bool | None = None) -> None:
+        """`usage`: whether the reader of a stream wants it; None: as it is."""
         self._relay = relay
         self._stream = stream
         self._usage = usage
-        self._after = after
         self._whole: list[bytes] = []
         self._counted = False
         self._last: dict[str, Any] = {}
@@ -42,16 +41,12 @@ class Shape:
         if head is not None and not is_event_stream(head):
             self._whole.append(data)
             return b""
-        if self._usage is None and not self._after:
+        if self._usage is None:
             return data
         return b"".join(map(self._event, data.split(b"\n\n")))
 
     def _event(self, block: bytes) -> bytes:
-        for cursor, data in assembly.events_of(block):
-            if cursor and cursor <= self._after:
-                return b""
-            if self._usage is None:
-                break
+        for data in assembly.events_of(block):
             if data == b"[DONE]" and self._usage and not self._counted:
                 self._done = block + b"\n\n"  # the usage comes before it, and is known at the end
                 return b""
@@ -71,7 +66,7 @@ class Shape:
                 return problems.event(problems.of_refusal(head.status, b"".join(self._whole)))
             events = assembly.to_chunks(b"".join(self._whole), usage=bool(self._usage))
             # one cursor for all of them, at the end: there is no place between them in the log
-            return b"".join(events[:-1]) + b"id: %d\n%b" % (self._relay.cursor, events[-1])
+            return b"".join(events[:-1]) + with_cursors(events[-1], self._relay.cursor, self._relay.id_suffix)
         if not self._done:
             return b""
         counted = assembly.usage_chunk(self._last, end.usage) if end.usage is not None else b""
@@ -82,7 +77,7 @@ class Shape:
         head, end = self._relay.head, self._relay.end
         if head is None or head.status != _OK or not is_event_stream(head):
             return body
-        fault = next((data for _, data in assembly.events_of(body) if data.startswith(b'{"error":')), None)
+        fault = next((data for data in assembly.events_of(body) if data.startswith(b'{"error":')), None)
         if fault is not None and (refusal := problems.of_first_event(b"data: %b\n\n" % fault)) is not None:
             raise refusal
         return assembly.to_whole(body, end.usage if end is not None else None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from api.relay import TICK_S, Relay
+from api.outlet import TICK_S
+from api.relay import Relay
 
 log = logging.getLogger(__name__)
 

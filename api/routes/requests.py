@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse, Response
 
 from api.admission import Ticket
 from api.auth import tenant_of
+from api.cursors import cursor_of
 from api.requests import Facts
-from api.resume import cursor_of, seek
+from api.resume import seek
 from api.shape import Shape
 from api.sse import Answer
 from shared import errors
@@ -36,11 +37,10 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
     facts: Facts = await state.requests.find(rid, tenant)
     if facts.terminal and not facts.kept:
         raise errors.result_expired(rid)
-    position = await seek(state.client, facts.keys, rid, cursor)
     relay = state.door.reader(facts.keys, rid)
-    relay.resume(position.start, position.head, position.attempt, position.end)
+    relay.resume(await seek(state.client, facts.keys, rid, cursor))
     ticket = Ticket(rid, facts.keys.pool, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
-    ticket.shape = Shape(relay, stream=True, after=position.after)
+    ticket.shape = Shape(relay, stream=True)
     await state.door.follow(ticket)
     return await Answer(state.door, ticket, state.settings, stream=True).response(request)
 

@@ -33,7 +33,7 @@ async def read_some(client: httpx.AsyncClient, api: Api, events: int, tokens: in
 
 async def resume(client: httpx.AsyncClient, api: Api, seen: Seen) -> None:
     """Goes on with a stream at another replica until it ends."""
-    url, headers = f"{api.url}/v1/requests/{seen.rid}/events", {"Last-Event-ID": str(seen.ids[-1])}
+    url, headers = f"{api.url}/v1/requests/{seen.rid}/events", {"Last-Event-ID": seen.ids[-1]}
     async with client.stream("GET", url, headers=headers) as response:
         seen.status = response.status_code
         async for line in response.aiter_lines():
@@ -202,7 +202,7 @@ async def test_readers_of_a_byte_a_second_cost_a_bounded_memory_each_and_slow_do
         api = stack.api()
         whole = await stream_chat(client, api.url, _TOKENS, model="sim")
         assert whole.whole
-        answer_kib = whole.ids[-1] / 1024
+        answer_kib = whole.offsets[-1] / 1024
         assert answer_kib > 2 * _MOST_KIB_PER_READER, "an answer that is kept whole must show"
         before_kib = api.rss_bytes / 1024
         readers = [SlowReader(api.port, whole.rid) for _ in range(SLOW_READERS)]

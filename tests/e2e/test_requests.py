@@ -13,6 +13,7 @@ import httpx
 import pytest
 import redis
 
+from api.cursors import cursor_of
 from shared.ids import new_request_id
 from tests.support.client import Seen, read_line, stream_chat
 from tests.support.stack import Stack, eventually, running_stack
@@ -46,14 +47,14 @@ async def a_stream(stack: Stack, http: httpx.AsyncClient) -> httpx.Response:
     return await http.post(f"{stack.apis[0].url}/v1/chat/completions", json={**STREAM, "model": "sim"})
 
 
-async def events_after(client: httpx.AsyncClient, url: str, cursor: int) -> str:
-    async with client.stream("GET", url, headers={"Last-Event-ID": str(cursor)}) as answer:
+async def events_after(client: httpx.AsyncClient, url: str, cursor: str) -> str:
+    async with client.stream("GET", url, headers={"Last-Event-ID": cursor}) as answer:
         assert answer.status_code == 200
         return "".join([part async for part in answer.aiter_text()])
 
 
-def cursors(text: str) -> list[int]:
-    return [int(line[4:]) for line in text.splitlines() if line.startswith("id: ")]
+def cursors(text: str) -> list[str]:
+    return [line[4:] for line in text.splitlines() if line.startswith("id: ")]
 
 
 async def test_behind_every_cursor_of_a_finished_stream_comes_exactly_the_rest(
@@ -61,10 +62,11 @@ async def test_behind_every_cursor_of_a_finished_stream_comes_exactly_the_rest(
 ) -> None:
     answer = await a_stream(stack, http)
     whole, rid = answer.text, answer.headers["x-penstock-request"]
-    assert await events_after(http, events_url(stack, rid), 0) == whole
+    assert await events_after(http, events_url(stack, rid), "0") == whole
     for cursor in cursors(whole):
         rest = await events_after(http, events_url(stack, rid), cursor)
         assert rest == whole.partition(f"id: {cursor}\n")[2].partition("\n\n")[2]
+        assert await events_after(http, events_url(stack, rid), cursor.partition("-")[0]) == rest, "an offset will do"
     named = await http.get(events_url(stack, rid), params={"starting_after": cursors(whole)[-2]})
     assert cursors(named.text) == cursors(whole)[-1:]
 
@@ -90,8 +92,8 @@ async def test_several_readers_on_both_replicas_join_a_running_stream_where_they
     for cursor, reader in readers:
         rest = await reader
         assert whole.endswith(rest)
-        assert cursors(rest)[0] > cursor
-        assert cursors(rest) == [one for one in seen.ids if one > cursor]
+        assert cursors(rest) == seen.ids[seen.ids.index(cursor) + 1 :]
+        assert cursors(rest)
 
 
 async def test_cursors_inside_a_frame_of_several_events_are_cursors(stack: Stack, http: httpx.AsyncClient) -> None:
@@ -109,7 +111,7 @@ async def test_cursors_inside_a_frame_of_several_events_are_cursors(stack: Stack
     with redis.Redis.from_url(stack.redis_url) as server:
         log = server.get(f"ps:{{sim.0}}:o:{rid}")
     assert isinstance(log, bytes)
-    inside = [cursor for cursor in cursors(whole) if log[cursor : cursor + 6] == b"data: "]
+    inside = [cursor for cursor in cursors(whole) if log[cursor_of(cursor).offset :].startswith(b"data: ")]
     assert len(inside) >= 5, "no frame had several events"
     for cursor in inside:
         rest = await events_after(http, events_url(stack, rid), cursor)
@@ -118,10 +120,20 @@ async def test_cursors_inside_a_frame_of_several_events_are_cursors(stack: Stack
 
 async def test_what_is_no_cursor_is_refused(stack: Stack, http: httpx.AsyncClient) -> None:
     answer = await a_stream(stack, http)
-    rid, last = answer.headers["x-penstock-request"], cursors(answer.text)[-1]
-    for sent in ("abc", "-1", "1e3", "3", str(last - 1), str(last + 1), "9" * 15, "9" * 5000, "\u0664"):
+    rid, last = answer.headers["x-penstock-request"], cursor_of(cursors(answer.text)[-1])
+    beside = [f"{last.offset + aside}{mark}" for aside in (-1, 1) for mark in ("", f"-{last.mark}")]
+    for sent in ("abc", "-1", "1e3", "3", *beside, f"{last.offset}-", "9" * 15, "9" * 5000, "\u0664"):
         refused = await http.get(events_url(stack, rid), headers={"Last-Event-ID": sent.encode()})  # type: ignore[dict-item]
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_cursor"), sent
+
+
+async def test_an_id_of_an_attempt_that_did_not_write_there_is_refused(stack: Stack, http: httpx.AsyncClient) -> None:
+    answer = await a_stream(stack, http)
+    rid, ids = answer.headers["x-penstock-request"], cursors(answer.text)
+    for one in (ids[0], ids[-1]):
+        sent = {"Last-Event-ID": f"{cursor_of(one).offset}-zzzzzz"}  # attempts' ids are hexadecimal
+        refused = await http.get(events_url(stack, rid), headers=sent)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (500, "history_lost")
 
 
 async def test_unknown_and_foreign_requests_are_not_found_and_trimmed_results_are_gone(
@@ -231,7 +243,7 @@ async def test_a_deleted_request_is_stopped_told_so_and_gone(stack: Stack, http:
 async def test_an_answer_that_was_not_streamed_is_read_as_events_too(stack: Stack, http: httpx.AsyncClient) -> None:
     answer = await http.post(f"{stack.apis[0].url}/v1/chat/completions", json={**CHAT, "model": "sim"})
     seen = Seen(rid=answer.headers["x-penstock-request"])
-    text = await events_after(http, events_url(stack, seen.rid), 0)
+    text = await events_after(http, events_url(stack, seen.rid), "0")
     for line in text.splitlines():
         read_line(seen, line)
     assert (seen.text, seen.done) == (answer.json()["choices"][0]["message"]["content"], 1)

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.cursors import cursor_of
 from tests.support import scripted_models
 from tests.support.resuming import said
 from tests.support.stack import Stack, running_stack
@@ -70,7 +71,7 @@ class Reader:
                     self._enough()
                     self._enough = None
         lines = self.body.split(b"\n")
-        cursors = [int(line[4:]) for line in lines if line.startswith(b"id: ")]
+        cursors = [cursor_of(line[4:].decode()).offset for line in lines if line.startswith(b"id: ")]
         assert cursors == sorted(set(cursors))
         return b"".join(line + b"\n\n" for line in lines if line.startswith(b"data: "))
 

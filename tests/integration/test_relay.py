@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from api.relay import PENDING_BYTES, Relay, with_cursors
+from api.cursors import cursor_of
+from api.outlet import PENDING_BYTES
+from api.relay import Relay
 from api.watch import RelayWatch
 from shared.channels import Channels
 from shared.errors import RequestError
@@ -216,9 +218,10 @@ async def test_every_cursor_is_the_logs_offset_of_the_end_of_its_event(
     events = [part.split(b"\n", 1) for part in seen.split(b"\n\n")[:-1]]
     assert len(events) == 5
     for cursor, data in events:
-        end = int(cursor.removeprefix(b"id: "))
-        assert log[:end].endswith(data + b"\n\n")
-    assert [int(cursor[4:]) for cursor, _ in events][-1] == len(log)
+        end = cursor_of(cursor[4:].decode())
+        assert log[: end.offset].endswith(data + b"\n\n")
+        assert end.mark == ATTEMPT
+    assert end.offset == len(log)
 
 
 @pytest.mark.parametrize("writer", ["", "another"])
@@ -450,8 +453,3 @@ async def test_opened_gives_up_waiting_after_its_time(relay: Relay, engine: Engi
     assert not await relay.opened(0.05)
     await engine.step(event(0))
     assert await relay.opened(5)
-
-
-def test_one_event_gets_one_cursor() -> None:
-    assert with_cursors(b"data: x\n\n", 100) == b"id: 100\ndata: x\n\n"
-    assert with_cursors(b"data: x\n\ndata: yz\n\n", 100) == b"id: 90\ndata: x\n\nid: 100\ndata: yz\n\n"

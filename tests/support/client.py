@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from api.cursors import cursor_of
 from worker.engines.sim_answers import answer_text
 
 
@@ -20,7 +21,7 @@ class Seen:
     status: int = 0
     rid: str = ""
     text: str = ""
-    ids: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
     finish_reasons: list[str] = field(default_factory=list)
     errors: list[dict[str, object]] = field(default_factory=list)
     done: int = 0
@@ -34,6 +35,11 @@ class Seen:
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
+    def offsets(self) -> list[int]:
+        """Where in the log the events end that were seen."""
+        return [cursor_of(event_id).offset for event_id in self.ids]
+
+    @property
     def whole(self) -> bool:
         """Whether the stream ended as an answer."""
         return self.status == 200 and self.done == 1 and not self.errors and not self.broken
@@ -42,7 +48,7 @@ class Seen:
         """Raises AssertionError unless this is the whole answer, or a piece of it followed by one explicit error."""
         expected = answer_text(self.rid, tokens)
         assert expected.startswith(self.text), f"{self.rid}: the text has a gap, a repeat or a splice"
-        assert self.ids == sorted(set(self.ids)), f"{self.rid}: the cursors do not grow"
+        assert self.offsets == sorted(set(self.offsets)), f"{self.rid}: the cursors do not grow"
         if self.whole:
             assert self.text == expected, f"{self.rid}: the text is cut short"
             assert self.finish_reasons == ["length"]
@@ -85,7 +91,7 @@ async def stream_chat(client: httpx.AsyncClient, url: str, tokens: int, **extra:
 def read_line(seen: Seen, line: str) -> None:
     """Takes in one line of the stream."""
     if line.startswith("id: "):
-        seen.ids.append(int(line[4:]))
+        seen.ids.append(line[4:])
     elif line == "data: [DONE]":
         seen.done += 1
     elif line.startswith("data: "):

@@ -57,7 +57,7 @@ def check_clients(seen: list[Seen], wanted: Wanted) -> Verdict:
         if one.rid and one.status == 200:
             expected = answer_text(one.rid, wanted) if isinstance(wanted, int) else wanted[one.rid]
             assert expected.startswith(one.text), f"{one.rid}: gap, repeat or splice:\n{one.text}\n{expected}"
-            assert one.ids == sorted(set(one.ids)), f"{one.rid}: the cursors do not grow"
+            assert one.offsets == sorted(set(one.offsets)), f"{one.rid}: the cursors do not grow"
             assert one.whole == (one.text == expected and one.done == 1), f"{one.rid}: {one.done} {one.errors}"
         assert one.done + len(one.errors) == 1, f"{one.rid}: {one.done} ends and {one.errors}"
         verdict.requests += bool(one.rid)

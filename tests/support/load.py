@@ -95,7 +95,7 @@ async def _exchange(seen: Seen, wanted: Ask, turn: int, method: str, path: str, 
     headers = {"Host": address.netloc, "Content-Type": "application/json", "Content-Length": str(len(body))}
     headers |= wanted.headers
     if method == "GET" and seen.ids:
-        headers["Last-Event-ID"] = str(seen.ids[-1])
+        headers["Last-Event-ID"] = seen.ids[-1]
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     try:
         writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)

@@ -17,11 +17,11 @@ TOKENS = 10
 
 
 def whole() -> Seen:
-    return Seen(200, RID, answer_text(RID, TOKENS), [10, 20, 30], ["length"], done=1)
+    return Seen(200, RID, answer_text(RID, TOKENS), ["10-a", "20-a", "30-b"], ["length"], done=1)
 
 
 def broken_off() -> Seen:
-    return Seen(200, RID, answer_text(RID, 4), [10, 20], errors=[{"code": "worker_lost"}])
+    return Seen(200, RID, answer_text(RID, 4), ["10-a", "20-a"], errors=[{"code": "worker_lost"}])
 
 
 def test_a_whole_answer_and_an_explicit_error_are_counted() -> None:
@@ -37,7 +37,7 @@ SPOILED: dict[str, Callable[[Seen], Any]] = {
     "two ends": lambda one: setattr(one, "done", 2),
     "no end": lambda one: setattr(one, "done", 0),
     "an error behind the end": lambda one: one.errors.append({"code": "worker_lost"}),
-    "a cursor twice": lambda one: setattr(one, "ids", [10, 10]),
+    "a cursor twice": lambda one: setattr(one, "ids", ["10-a", "10-b"]),
     "a broken connection": lambda one: setattr(one, "broken", "reset"),
 }
 

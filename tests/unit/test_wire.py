@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.relay import with_cursors
+from api.cursors import with_cursors
 from shared.wire import (
     DELTA,
     END,
@@ -178,7 +178,7 @@ def test_an_events_cursor_is_the_log_offset_of_its_own_end(steps: list[list[byte
     for events in steps:
         data = b"".join(event + b"\n\n" for event in events)
         log += encode(Frame(DELTA, "a", 0, [], 0, None, data))
-        client += with_cursors(data, len(log))
+        client += with_cursors(data, len(log), b"")
     seen = [tuple(event.split(b"\n", 1)) for event in client.split(b"\n\n")[:-1]]
     assert [event for _, event in seen] == [event for events in steps for event in events]
     for cursor, event in seen:
