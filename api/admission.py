@@ -23,6 +23,7 @@ from api.schemas import ValidRequest
 from api.settings import ApiSettings
 from api.shape import Shape
 from api.tokens import Tokens
+from api.waiting import Waiting
 from api.watch import RelayWatch
 from shared import errors
 from shared.channels import Channels
@@ -45,7 +46,7 @@ _RETRY_AFTER_FULL_S = 5
 _RETRY_AFTER_COLD_S = 10
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """A request that one client follows, as its route sees it.
 
@@ -78,6 +79,7 @@ class Door:
         catalog: Catalog,
         watch: RelayWatch,
         tokens: Tokens,
+        waiting: Waiting,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -87,6 +89,7 @@ class Door:
         self._watch = watch
         self._tokens = tokens
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
+        self.waiting = waiting
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
 

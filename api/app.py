@@ -21,6 +21,7 @@ from api.routes import admin, completions, models, ops
 from api.routes import requests as request_routes
 from api.settings import ApiSettings
 from api.tokens import Tokens
+from api.waiting import Waiting
 from api.watch import RelayWatch
 from shared.channels import Channels
 from shared.clock import SystemClock
@@ -46,6 +47,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         watch = RelayWatch()
         registry = Registry(control, settings.prefix)
         catalog = Catalog(registry, SystemClock())
+        waiting = Waiting(client, settings.heartbeat_s)
         tokens = Tokens(registry.tokenizer)
         app.state.catalog = catalog
         app.state.channels = channels
@@ -54,12 +56,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.watch = watch
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
-        app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens)
+        app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens, waiting)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
         failing: asyncio.Task[None] | None = None
         try:
-            for service in (client, channels, watch, Reaper(control, settings.prefix)):
+            for service in (client, channels, watch, waiting, Reaper(control, settings.prefix)):
                 await services.start(service)
             failing = asyncio.create_task(_end_with_services(app, services))
             yield

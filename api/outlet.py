@@ -26,6 +26,7 @@ class Outlet:
         "_pending",
         "_pending_bytes",
         "_waiter",
+        "comment",
         "comment_now",
         "end",
         "gone",
@@ -57,6 +58,8 @@ class Outlet:
         """The replica stops: the client shall go on elsewhere."""
         self.heartbeat_ticks = 0
         """Ticks without a byte after which a client that waits gets a comment; 0: never."""
+        self.comment = HEARTBEAT
+        """What a client gets that waits for bytes; while its request is queued, where it stands."""
         self.heartbeat = False
         """It is time for a comment."""
         self._loop = asyncio.get_running_loop()  # looked up once: on 3.11 every look-up costs a system call
@@ -89,7 +92,7 @@ class Outlet:
         if self.heartbeat_ticks and self._idle_ticks >= self.heartbeat_ticks:
             self._idle_ticks = 0
             # sent from here, since the client's task may be waiting for a Redis that is away
-            if self.comment_now is None or not self.comment_now(HEARTBEAT):
+            if self.comment_now is None or not self.comment_now(self.comment):
                 self.heartbeat = True
                 self._wake()
         return True

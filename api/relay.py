@@ -22,7 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from api.cursors import is_event_stream, suffix_of, with_cursors
-from api.outlet import PENDING_BYTES, Outlet
+from api.outlet import HEARTBEAT, PENDING_BYTES, Outlet
 from api.resume import Position
 from shared.errors import BrokerUnavailableError, broker_unavailable, history_lost, replica_stopping
 from shared.frames import LogSlice, read_log
@@ -172,6 +172,7 @@ class Relay(Outlet):
         if meta is not None:
             if frame.kind & HEAD:
                 self.head = meta
+                self.comment = HEARTBEAT
                 self._events = is_event_stream(meta)
                 if not self._events:
                     self.send_now = None

@@ -20,7 +20,6 @@ from api import problems
 from api.admission import Door, Ticket
 from api.cursors import is_event_stream
 from api.observe import DIRECT_SEND
-from api.outlet import HEARTBEAT
 from api.settings import ApiSettings
 from api.shape import Shape
 from api.stream import EventStream
@@ -127,14 +126,15 @@ class Answer:
         try:
             if relay.head is None and relay.end is None:
                 self._late = True
-                yield b": queued\n\n"
+                await self._door.waiting.add(self._ticket)
+                yield relay.comment
             while not relay.over:
                 if piece := self._shaped(relay.take()):
                     yield piece
                 elif not relay.over:
                     if relay.heartbeat:
                         relay.heartbeat = False
-                        yield HEARTBEAT
+                        yield relay.comment
                     await relay.advance()
             if relay.cut:
                 outcome = "moved"
@@ -155,6 +155,7 @@ class Answer:
         head = self._ticket.relay.head
         if self._late and piece and head is not None:
             self._late = False
+            self._door.waiting.remove(self._ticket)
             self._late_head(head, piece)
         shape = self._ticket.shape
         return piece if shape is None else shape.piece(piece)
@@ -209,6 +210,7 @@ class Answer:
             return
         self._left = True
         ticket = self._ticket
+        self._door.waiting.remove(ticket)
         self._door.leave(ticket)
         child(FINISHED, ticket.lane, ticket.model, outcome).inc()
         child(DURATION, ticket.lane, ticket.model).observe(time.monotonic() - ticket.accepted_at_s)

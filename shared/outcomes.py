@@ -87,6 +87,23 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a queued request stands.
+
+    Attributes:
+        position: 1 is next in its lane; 0: it is being taken.
+        depth: how many wait there.
+        eta_ms: until it starts, as fast as the lane drains now; None when that is not known.
+        reason: why it waits: no_worker, lane_paused, retrying, suspect, busy.
+    """
+
+    position: int
+    depth: int
+    eta_ms: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A delivered, unclaimed queue entry."""
 

@@ -22,6 +22,7 @@ from shared.outcomes import (
     Entry,
     Finished,
     Held,
+    Place,
     Restored,
     Stepped,
     Unclaimed,
@@ -247,6 +248,16 @@ class Scripts:
         frame, started = (end_frame(State.EXPIRED, reason) for reason in ("queue_timeout", "deadline_exceeded"))
         keys = self._ending_keys(rid, owner, queue)
         return _word(await self._run("expire", keys, [rid, owner, queue, frame, self._ttl_ms, started]))
+
+    async def place(self, rid: str, lane: str) -> Place | None:
+        """Where a request of that lane stands; None when it does not wait."""
+        k = self._keys
+        keys = [k.record(rid), k.queue(lane), k.fair(lane), k.queue(RETRY), k.sched, k.lanes, k.workers]
+        reply = await self._run("place", keys, [lane])
+        if reply[0] != b"QUEUED":
+            return None
+        _, position, depth, eta_ms, reason = reply
+        return Place(position, depth, eta_ms if eta_ms >= 0 else None, reason.decode())
 
     async def discard(self, rid: str) -> str:
         """Takes the result of a request away, now or right after its end. Returns OK or GONE."""

@@ -15,7 +15,9 @@ from api.requests import Facts
 from api.resume import seek
 from api.shape import Shape
 from api.sse import Answer
+from api.waiting import shown
 from shared import errors
+from shared.outcomes import Place
 
 router = APIRouter(tags=["requests"])
 
@@ -26,7 +28,9 @@ Tenant = Annotated[str, Depends(tenant_of)]
 @router.get("/v1/requests/{rid}")
 async def retrieve(rid: str, request: Request, tenant: Tenant) -> JSONResponse:
     """What is known of a request."""
-    return _shown(await request.app.state.requests.find(rid, tenant))
+    facts: Facts = await request.app.state.requests.find(rid, tenant)
+    place = await request.app.state.door.waiting.find(facts.keys, rid, facts.lane) if facts.state == "queued" else None
+    return _shown(facts, place)
 
 
 @router.get("/v1/requests/{rid}/events")
@@ -66,7 +70,7 @@ async def delete(rid: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     return {"id": rid, "object": "request.deleted", "deleted": True}
 
 
-def _shown(facts: Facts) -> JSONResponse:
+def _shown(facts: Facts, place: Place | None = None) -> JSONResponse:
     usage = {
         "prompt_tokens": facts.prompt_tokens,
         "completion_tokens": facts.completion_tokens,
@@ -79,6 +83,8 @@ def _shown(facts: Facts) -> JSONResponse:
         "reason": facts.reason or None,
         "cancel_requested": bool(facts.cancel),
         "lane": facts.lane,
+        "queue": shown(place),
+        "worker": facts.owner or None,
         "attempts": facts.claims,
         "queued_at_ms": facts.queued_at_ms,
         "started_at_ms": facts.started_at_ms or None,

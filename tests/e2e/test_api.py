@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.stack import Stack, eventually, running_stack
 from worker.engines.sim_answers import answer_text
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
+QUEUED = re.compile(r"^: queued position=(\d) depth=(\d)(?: eta_s=[\d.]+)? reason=(\w+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -287,9 +289,32 @@ async def test_a_stream_whose_answer_is_slow_to_come_is_opened_with_a_comment() 
         async with httpx.AsyncClient(base_url=api.url, timeout=30) as client:
             answer = await client.post("/v1/chat/completions", json={**CHAT, "stream": True, "max_tokens": 2})
     assert answer.status_code == 200
-    assert answer.text.startswith(": queued\n\n")
-    assert ": heartbeat\n\n" in answer.text
+    assert answer.text.startswith(": running\n\n")
+    assert answer.text.count(": running\n\n") > 1, "comments keep a silent stream open"
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def test_who_waits_is_told_where_it_stands_and_why() -> None:
+    with running_stack() as small:
+        worker = small.worker("--max-active", "1", "--", "--itl-ms", "30")
+        api = small.api("--header-hold-s", "0.2", "--heartbeat-s", "0.3")
+        async with httpx.AsyncClient(base_url=api.url, timeout=60) as client:
+            ask = {**CHAT, "stream": True, "max_tokens": 60}
+            first = asyncio.create_task(client.post("/v1/chat/completions", json=ask))
+            await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 10, "the first one runs")
+            rest = [asyncio.create_task(client.post("/v1/chat/completions", json=ask)) for _ in range(3)]
+            await eventually(lambda: api.metric("penstock_streams_open") == 4, 10, "the others wait")
+            polled = await client.post("/v1/chat/completions", json={**ask, "stream": False, "max_tokens": 1})
+            answers = [await one for one in (first, *rest)]
+    said = [QUEUED.findall(answer.text) for answer in answers]
+    assert said[0] == []
+    for waited in said[1:]:
+        places = [int(position) for position, _, _ in waited]
+        assert places == sorted(places, reverse=True), "a place only gets better where nobody goes before it"
+        assert {reason for *_, reason in waited} == {"busy"}
+    assert sorted(int(waited[0][0]) for waited in said[1:]) == [1, 2, 3]
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+    assert polled.status_code == 200
 
 
 async def test_a_refusal_of_a_stream_that_was_opened_already_is_its_last_event() -> None:

@@ -91,6 +91,7 @@ class Run:
             (2, self._preempt),
             (1.5, self._look),
             (1, self._discard),
+            (0.5, self._ask_place),
             (0.3, replica.renewed),
         ]
         if not plan.faults:
@@ -145,6 +146,14 @@ class Run:
         self._world.happened[f"admit again: {admitted.outcome.lower()}"] += 1
         if admitted.outcome == "OK":
             self._replica.clients[admission.rid] = ModelClient(self._world, admission)
+
+    async def _ask_place(self) -> None:
+        world, rid = self._world, f"q{self._world.rnd.randrange(self._admitted + 1)}"
+        lane = (await world.client.hget(world.keys.record(rid), "lane") or b"standard").decode()  # type: ignore[misc]
+        place = await world.scripts.place(rid, lane)
+        state = await world.client.hget(world.keys.record(rid), "state")  # type: ignore[misc]
+        require((place is not None) == (state == b"queued"), rid, "is", state, "and stands at", place)
+        require(place is None or 0 <= place.position <= place.depth, rid, "stands at", place)
 
     async def _discard(self) -> None:
         ended = [client for client in self._replica.clients.values() if client.outcome is not None]
