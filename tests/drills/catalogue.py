@@ -52,7 +52,7 @@ DRILLS = {
     38: "Redis is full",
     39: "a worker's clock is an hour off",
     40: "the batch process, arq, and webhooks",
-    41: "a grammar-constrained answer whose worker is killed",
+    41: "kill -9 of a worker under grammars, tools, stop strings, log probabilities, samples and seeds",
     42: "a character cut at the kill point",
     43: "a Redis Cluster is resharded and loses a primary",
     44: "a soak of 24 hours",

@@ -79,7 +79,7 @@ def report_of(rows: list[tuple[int, str, str, Figures]]) -> str:
         "# Drills",
         "",
         "Written by `make drills`: faults on real processes, each of which proves that it happened. The engine is the",
-        "simulated one, or real vLLM on the CPU with the demo model where a row says so. A history checker compares",
+        "simulated one, or real vLLM on the CPU with a small model where a row says so. A history checker compares",
         "what every client saw with what Redis says (tests/support/history.py).",
         f"This run: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.",
         "",

@@ -1,4 +1,4 @@
-"""Drills 1, 6, 12, 19, 36 and 41 on real vLLM with the demo model.
+"""Drills 1, 6, 12, 19 and 36 on real vLLM with the demo model.
 
 Every stream must say what an unbroken run says. The demo model's answers to its own questions are the same in every
 batch at temperature 0: it ends them itself, after some forty tokens. What it says beyond that end (`ignore_eos`) is
@@ -11,13 +11,11 @@ The stack is started once; a drill that has lost a worker leaves it to the next 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import json
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,14 +26,14 @@ import httpx
 import pytest
 
 from shared.keys import Keys
-from shared.wire import decode_card
 from tests.drills.acting import control
 from tests.drills.catalogue import size
 from tests.drills.conftest import Figures
+from tests.drills.streams import Counts, Streams, family_of, lives
 from tests.support.client import Seen, text_of
 from tests.support.history import Verdict, check_history
-from tests.support.load import Ask, ask
-from tests.support.stack import Stack, Worker, eventually, metric, poll_until_ready, running_stack
+from tests.support.load import Ask
+from tests.support.stack import Stack, Worker, eventually, poll_until_ready, running_stack
 
 pytestmark = [
     pytest.mark.vllm,
@@ -52,18 +50,7 @@ ENV = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 COMMAND = (
     *("--model", str(ROOT / "models" / "demo"), "--drain-s", str(DRAIN_S)),
     *("--", "--served-model-name", "demo", "--enforce-eager", "--max-num-seqs", "64"),
-    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
-    # free to do so, the demo model fills a grammar's answer with blanks
-    *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
 )
-PLACES = {f"p{number}": {"enum": [f"w{number}"]} for number in range(24)}
-"""All is prescribed: among words to choose from, the demo model takes another one in another batch, now and then."""
-SCHEMA = {"type": "object", "properties": PLACES, "required": list(PLACES), "additionalProperties": False}
-FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "list", "schema": SCHEMA}}}
-TOOL = {
-    "tools": [{"type": "function", "function": {"name": "note", "strict": True, "parameters": SCHEMA}}],
-    "tool_choice": {"type": "function", "function": {"name": "note"}},
-}
 
 
 def questions() -> list[str]:
@@ -147,72 +134,6 @@ def _whole(client: httpx.Client, wanted: Ask) -> str:
     return text_of(answer.json()["choices"][0])
 
 
-class Streams:
-    """Clients, each with its question; what they have seen can be looked at meanwhile."""
-
-    def __init__(self, asks: Sequence[Ask]) -> None:
-        self.seen = [Seen() for _ in asks]
-        self._tasks = [asyncio.create_task(ask(one, seen)) for one, seen in zip(asks, self.seen, strict=True)]
-
-    @property
-    def open(self) -> int:
-        """Streams that have shown text and have not ended."""
-        return sum(one.tokens > 0 and not one.finish_reasons for one in self.seen)
-
-    async def caught(self, demo: Demo, count: int, between: tuple[int, int] = (2, 15)) -> tuple[Worker, Worker]:
-        """Waits until one worker is in the middle of so many streams. Returns that one and the other one."""
-        end_s = time.monotonic() + 60
-        with control(demo.stack) as server:
-            while time.monotonic() < end_s:
-                middle = [one for one in self.seen if between[0] <= one.tokens <= between[1] and not one.finish_reasons]
-                asked = server.pipeline(transaction=False)
-                for one in middle:
-                    asked.hget(K.record(one.rid), "owner")
-                for wid, streams in Counter(asked.execute()).most_common(1):
-                    card = server.hget(K.workers, wid) if wid and streams >= count else None
-                    if card:  # a worker with a new id may run requests before its card is there
-                        pid = decode_card(card).pid
-                        return tuple(sorted(demo.stack.workers, key=lambda worker: worker.pid != pid))  # type: ignore[return-value]
-                await asyncio.sleep(0.01)
-        raise TimeoutError
-
-    async def visible(self, count: int, tokens: int) -> int:
-        """Waits until so many clients have seen so many tokens. Returns how many streams are open then."""
-        what = f"{count} streams have {tokens} tokens"
-        await eventually(lambda: sum(one.tokens >= tokens for one in self.seen) >= count, 60, what)
-        return self.open
-
-    async def ended(self) -> list[Seen]:
-        """What the clients have seen, at the end."""
-        await asyncio.gather(*self._tasks)
-        return self.seen
-
-
-class Counts:
-    """A worker's counters, now."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.fenced = int(worker.metric("penstock_fenced_appends_total"))
-        self.renewals = int(worker.metric("penstock_worker_renewals_total"))
-        self.resumes = int(worker.metric("penstock_resumes_total"))
-        url = f"http://127.0.0.1:{worker.ops_port}/metrics"
-        self.refused = int(metric(url, "penstock_attempts_total", outcome="fenced"))
-        self.verified = int(metric(url, "penstock_resumes_total", policy="verify"))
-
-
-def family_of(pid: int) -> list[int]:
-    """The process and all that descend from it: a worker's engine is a child."""
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    return [pid, *(one for found in children for child in found.read_text().split() for one in family_of(int(child)))]
-
-
-def lives(pid: int) -> bool:
-    """Whether there is such a process, other than as a zombie."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
     with running_stack(aof=True) as started:
@@ -268,7 +189,7 @@ async def test_a_zombie_is_refused_lets_go_and_serves_again(demo: Demo, figures:
     demo.unbroken(asks)
     before = {worker: Counts(worker) for worker in workers}
     streams = Streams(asks)
-    zombie, heir = await streams.caught(demo, 10)
+    zombie, heir = await streams.caught(demo.stack, K, 10)
     cut = streams.open
     pids = family_of(zombie.pid) if what == "worker and engine" else [zombie.pid]
     for pid in pids:
@@ -303,7 +224,7 @@ async def test_a_drained_workers_unfinished_requests_go_on_elsewhere(demo: Demo,
     demo.unbroken(asks)
     before = {worker: Counts(worker) for worker in workers}
     streams = Streams(asks)
-    leaver, stayer = await streams.caught(demo, 10)
+    leaver, stayer = await streams.caught(demo.stack, K, 10)
     cut = streams.open
     status = await asyncio.to_thread(leaver.stop)
     seen = await streams.ended()
@@ -327,7 +248,7 @@ async def test_a_killed_workers_streams_go_on(demo: Demo, figures: Figures) -> N
     demo.unbroken(asks)
     before = {worker: Counts(worker) for worker in workers}
     streams = Streams(asks)
-    victim, heir = await streams.caught(demo, 10)
+    victim, heir = await streams.caught(demo.stack, K, 10)
     cut = streams.open
     family = family_of(victim.pid)
     os.kill(victim.pid, signal.SIGKILL)
@@ -342,28 +263,3 @@ async def test_a_killed_workers_streams_go_on(demo: Demo, figures: Figures) -> N
     assert verdict.whole == len(seen)
     assert verdict.longest_pause_s < 12
     await eventually(lambda: not any(map(lives, family)), 20, "its engine has ended, too")
-
-
-@pytest.mark.drill(41)
-@pytest.mark.long
-async def test_a_grammars_answer_is_the_same_or_an_explicit_error(demo: Demo, figures: Figures) -> None:
-    workers = demo.workers(2)
-    urls = demo.urls(1)
-    asks = [*demo.asked(urls, 20, **FORMAT), *demo.asked(urls, 20, **TOOL)]
-    demo.unbroken(asks)
-    before = {worker: Counts(worker) for worker in workers}
-    streams = Streams(asks)
-    victim, heir = await streams.caught(demo, 8, (10, 60))
-    cut = streams.open
-    os.kill(victim.pid, signal.SIGKILL)
-    seen = await streams.ended()
-    verdict = await demo.check(asks, seen)
-    made_again = Counts(heir).verified - before[heir].verified
-    figures |= {"engine": "vLLM", "streams": len(seen), "open then": cut, "made again": made_again}
-    figures |= {"whole": verdict.whole, "errors": dict(verdict.errors), "longest pause s": verdict.longest_pause_s}
-    assert made_again >= 5, "the kill came too late"
-    assert set(verdict.errors) <= {"worker_lost"}
-    assert verdict.whole + sum(verdict.errors.values()) == len(seen)
-    for one in seen:
-        if one.whole:
-            assert list(json.loads(one.text)) == list(PLACES)

@@ -33,6 +33,9 @@ class Seen:
     longest_pause_s: float = 0.0
     resumes: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    tools: list[str] = field(default_factory=list)
+    logprob_tokens: list[str] = field(default_factory=list)
+    completion_tokens: int = 0
 
     @property
     def offsets(self) -> list[int]:
@@ -99,12 +102,24 @@ def read_line(seen: Seen, line: str) -> None:
         if "error" in event:
             seen.errors.append(event["error"])
             return
+        if event.get("usage"):
+            seen.completion_tokens = event["usage"]["completion_tokens"]
         for choice in event["choices"]:
             seen.first_s = seen.first_s or time.monotonic()
             seen.text += text_of(choice)
             seen.tokens += 1
+            _read_extras(seen, choice)
             if choice.get("finish_reason"):
                 seen.finish_reasons.append(choice["finish_reason"])
+
+
+def _read_extras(seen: Seen, choice: dict[str, Any]) -> None:
+    """The names of the tools that a chunk calls, and the tokens whose log probabilities it brings."""
+    for call in choice.get("delta", {}).get("tool_calls") or ():
+        if name := call["function"].get("name"):
+            seen.tools.append(name)
+    if logprobs := choice.get("logprobs"):
+        seen.logprob_tokens += [entry["token"] for entry in logprobs["content"]]
 
 
 def text_of(choice: dict[str, Any]) -> str:
