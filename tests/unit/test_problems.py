@@ -46,7 +46,7 @@ def test_retry_after_is_jittered_whole_seconds_rounded_up() -> None:
 
 @pytest.mark.parametrize("after_s", [26, 30, 500])
 @pytest.mark.parametrize("own_turn", [True, False])
-def test_nobody_is_told_more_than_30_s_nor_do_all_come_at_the_same_moment_then(after_s: float, own_turn: bool) -> None:
+def test_nobody_is_told_more_than_30_s_nor_do_all_come_at_once_then(after_s: float, *, own_turn: bool) -> None:
     told = retry_headers(after_s, own_turn=own_turn)
     assert all(20 <= seconds <= 30 and 20_000 <= ms <= 30_000 for seconds, ms in told)
     assert len({ms for _, ms in told}) > 200
