@@ -214,7 +214,9 @@ class Door:
     def _in_its_lane(self, valid: ValidRequest) -> ValidRequest:
         """The request in the lane that it asks for, or the highest one that it may have. Raises RequestError (403)."""
         lane = at_most(valid.lane, self._settings.max_lane)
-        if lane != valid.lane and self._settings.max_lane_strict:
+        if lane == valid.lane:
+            return valid
+        if self._settings.max_lane_strict:
             raise errors.lane_not_allowed(valid.lane, lane)
         return replace(valid, lane=lane)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -129,6 +131,31 @@ async def test_a_deadline_that_has_passed_is_not_queued_and_not_to_be_tried_agai
         answer = await http.post("/v1/chat/completions", json=CHAT, headers={"X-Request-Deadline": moment})
         assert refused(answer) == (504, "deadline_exceeded")
         assert answer.headers["x-should-retry"] == "false"
+
+
+SHIFTED = """\
+import time
+real_s, real_ns = time.time, time.time_ns
+time.time = lambda: real_s() + {shift_s}
+time.time_ns = lambda: real_ns() + {shift_s} * 1_000_000_000
+"""
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_replicas_clock_decides_nothing(stack: Stack, hours: int) -> None:
+    folder = stack.folder / f"clock{hours}"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SHIFTED.format(shift_s=hours * 3600))
+    api = stack.api(env={"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", str(Path.cwd()))])})
+    answer = await ask(api.url, {"X-Request-Timeout-Ms": "5000"})
+    assert answer.status_code == 200
+    with control(stack) as server:
+        finish_by_ms = int(server.hget(K.record(answer.headers["x-penstock-request"]), "finish_by_ms") or 0)
+    assert abs(finish_by_ms / 1000 - time.time() - 5) < 5
+    async with occupied(stack):
+        began_s = time.monotonic()
+        assert refused(await ask(api.url, {"X-Request-Timeout-Ms": "600"})) == (503, "queue_timeout")
+        assert 0.5 < time.monotonic() - began_s < 4
 
 
 @pytest.mark.parametrize(
@@ -257,6 +284,20 @@ async def test_a_lane_that_is_drained_is_a_503_and_other_lanes_serve(stack: Stac
     assert refused(answer) == (503, "lane_draining")
     assert 8 <= retry_after_s(answer) <= 12
     assert other.status_code == 200
+
+
+async def test_refusals_that_are_no_overload_say_nothing_of_coming_again(stack: Stack, http: httpx.AsyncClient) -> None:
+    api = stack.api("--max-body-bytes", "2000", ready=False, env={"GATEWAY_API_KEYS": "alpha"})
+    answers = [
+        await http.post("/v1/chat/completions", json={**CHAT, "model": "none"}),
+        await http.get("/v1/requests/req_0none"),
+        await ask(api.url),
+        await ask(api.url, {"X-API-Key": "alpha"}, user="x" * 2000),
+    ]
+    codes = [(404, "model_not_found"), (404, "not_found"), (401, "invalid_api_key"), (413, "request_too_large")]
+    assert [refused(answer) for answer in answers] == codes
+    for answer in answers:
+        assert not {"retry-after", "retry-after-ms", "x-should-retry"} & answer.headers.keys()
 
 
 # ---- lanes and tenants
