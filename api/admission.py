@@ -32,7 +32,7 @@ from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
-from shared.lanes import at_most
+from shared.lanes import Lane, at_most
 from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
 from shared.outcomes import Admission, Admitted, Bounds
 from shared.registry import Pool
@@ -213,7 +213,7 @@ class Door:
 
     def _in_its_lane(self, valid: ValidRequest) -> ValidRequest:
         """The request in the lane that it asks for, or the highest one that it may have. Raises RequestError (403)."""
-        lane = at_most(valid.lane, self._settings.max_lane)
+        lane = at_most(valid.lane, Lane(self._settings.max_lane))
         if lane == valid.lane:
             return valid
         if self._settings.max_lane_strict:

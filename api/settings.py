@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -49,7 +49,9 @@ class ApiSettings(Settings):
     request_timeout_s: str = Field(
         "3600", description="seconds that a request may take in all; by lane: `3600,batch=90000`"
     )
-    max_lane: Lane = Field(Lane.INTERACTIVE, description="highest lane here; who asks for a higher one gets this one")
+    max_lane: Literal["interactive", "standard", "batch"] = Field(
+        "interactive", description="highest lane here; who asks for a higher one gets this one"
+    )
     max_lane_strict: bool = Field(False, description="refuse who asks for a higher lane than --max-lane instead")
     cold_start_s: float = Field(
         30, gt=0, description="seconds that a worker takes to start, as long as none of its pool has said so"
