@@ -13,6 +13,8 @@ from api.admission import Door, Ticket
 from api.relay import Relay
 from api.settings import ApiSettings
 from api.sse import Answer
+from api.waiting import Waiting
+from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.wire import END, HEAD, Frame, Meta
@@ -22,11 +24,19 @@ HEAD_META = Meta(status=200, headers=[("content-type", "text/event-stream")])
 ENDED = Meta(status=200, headers=HEAD_META.headers, state="succeeded", reason="completed")
 
 
+class Away:
+    """A Redis that cannot be asked where a request stands."""
+
+    async def evalsha(self, *_: object) -> None:
+        raise BrokerUnavailableError
+
+
 class Leaving:
     """A door that only counts who leaves."""
 
     def __init__(self) -> None:
         self.left = 0
+        self.waiting = Waiting(cast("HotClient", Away()), 1)
 
     def leave(self, ticket: Ticket) -> None:
         del ticket
