@@ -338,7 +338,7 @@ async def test_a_refusal_of_a_stream_that_was_opened_already_is_its_last_event()
     error = json.loads(fault.removeprefix("data: "))["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == "context_length_exceeded"
-    assert whole.text.startswith(": queued\n\nid: ")
+    assert whole.text.startswith(": queued position=")
     assert whole.text.endswith("data: [DONE]\n\n")
     assert first == 2, "the time to a stream's first token counts also when it was long"
 
