@@ -2,7 +2,7 @@
 
 So the engine's own waiting queue stays empty and the lanes keep their meaning: a request that nobody can start yet
 is still on its queue, where an interactive one can overtake it, another worker can take it and a cancel removes it at
-once.
+once. When nothing can start, an interactive one that has waited may get the slot of a batch one: see preemption.py.
 
 An entry is delivered by `pull` while there is a backlog, by a blocking read while every queue is empty, and then
 claimed. Entries that were delivered to somebody who never claimed them are swept up after a few seconds.
@@ -11,8 +11,11 @@ claimed. Entries that were delivered to somebody who never claimed them are swep
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import hiredis
@@ -22,13 +25,14 @@ from shared.hot import HotClient
 from shared.ids import new_attempt_id
 from shared.keys import Keys
 from shared.lanes import QUEUES
-from shared.metrics import CLAIMS, QUEUE_WAIT, child
+from shared.metrics import CLAIMS, PREEMPTIONS, QUEUE_WAIT, child
 from shared.outcomes import Claimed, Entry, Unclaimed
 from shared.scripts import Scripts
-from worker.attempt import Claim
+from worker.attempt import Attempt, Claim, Stop
 from worker.attempts import Attempts
 from worker.engines.base import Engine
 from worker.identity import Identity
+from worker.preemption import Preemption
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ class Intake:
         self._identity = identity
         self._asked_as = identity.wid
         self._slots = slots
+        self._preemption = Preemption(scripts, attempts)
         self._queue_of = {keys.queue(queue.name).encode(): queue.name for queue in QUEUES}
         self._room = asyncio.Event()
         self._claiming: set[asyncio.Task[None]] = set()
@@ -119,14 +124,9 @@ class Intake:
 
     async def _turn(self) -> None:
         free = self._slots - self._attempts.width - len(self._claiming)
-        if free <= 0:
+        if free <= 0 or self._engine.capacity().saturated:
             self._backlog = True
-            self._room.clear()
-            await self._room.wait()
-            return
-        if self._engine.capacity().saturated:
-            self._backlog = True
-            await asyncio.sleep(_SATURATED_PAUSE_S)
+            await self._full(_SATURATED_PAUSE_S if free > 0 else math.inf)
             return
         wid = self._asked_as = self._identity.wid
         entries = await self._sweep(wid, free)
@@ -138,12 +138,33 @@ class Intake:
         if not entries:
             entries = await self._wait(wid)
         for entry in entries:
-            task = asyncio.create_task(self._claim(wid, entry), name=f"claim-{entry.rid}")
-            self._claiming.add(task)
-            task.add_done_callback(self._claimed)
+            self._start_claim(self._claim(wid, entry), entry)
         if entries:
             # the claims are written first, and the next read right behind them: the server wakes up once for both
             await asyncio.sleep(0)
+
+    async def _full(self, at_most_s: float) -> None:
+        """Waits for room, at most so long; or makes some."""
+        self._room.clear()
+        due_in_s = self._preemption.due_in_s()
+        with contextlib.suppress(TimeoutError):
+            limit_s = min(at_most_s, due_in_s)
+            async with asyncio.timeout(limit_s if limit_s < math.inf else None):
+                await self._room.wait()
+                return
+        if due_in_s > at_most_s:
+            return
+        wid = self._asked_as = self._identity.wid
+        for entry, maker in await self._preemption.look(wid):
+            if maker is not None:
+                log.info("request %s gives its slot to %s, which waits", maker.rid, entry.rid)
+                maker.stop(Stop.PREEMPT)
+            self._start_claim(self._claim_after(maker, wid, entry), entry)
+
+    def _start_claim(self, claim: Coroutine[Any, Any, None], entry: Entry) -> None:
+        task = asyncio.create_task(claim, name=f"claim-{entry.rid}")
+        self._claiming.add(task)
+        task.add_done_callback(self._claimed)
 
     def _claimed(self, task: asyncio.Task[None]) -> None:
         self._claiming.discard(task)
@@ -188,6 +209,13 @@ class Intake:
     def _entry(self, queue: bytes, entry: list[Any]) -> Entry:
         entry_id, fields = entry
         return Entry(self._queue_of[queue], entry_id.decode(), fields[1].decode())
+
+    async def _claim_after(self, maker: Attempt | None, wid: str, entry: Entry) -> None:
+        """Claims once `maker` has made room."""
+        if maker is not None:
+            await maker.over.wait()
+            child(PREEMPTIONS, maker.outcome).inc()
+        await self._claim(wid, entry)
 
     async def _claim(self, wid: str, entry: Entry) -> None:
         attempt = new_attempt_id()
