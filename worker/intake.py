@@ -83,6 +83,7 @@ class Intake:
         self._room = asyncio.Event()
         self._claiming: set[asyncio.Task[None]] = set()
         self._swept_at_s = 0.0
+        self._pulled_at_s = 0.0
         self._backlog = True
         self._draining = False
         self._stopped = asyncio.Event()
@@ -130,9 +131,10 @@ class Intake:
             return
         wid = self._asked_as = self._identity.wid
         entries = await self._sweep(wid, free)
-        if not entries and self._backlog:
+        if not entries and (self._backlog or time.monotonic() - self._pulled_at_s > BLOCK_MS / 1000):
             if self._claiming:  # one bite after the other: other workers want their share of a burst
                 await asyncio.wait(self._claiming)
+            self._pulled_at_s = time.monotonic()
             entries = await self._scripts.pull(wid, min(free, _MOST_PULLED))
             self._backlog = bool(entries)
         if not entries:
@@ -183,7 +185,7 @@ class Intake:
         reply = await self._reader.call(*command, *[">"] * len(queues), timeout_s=_BLOCK_TIMEOUT_S)
         found = [self._entry(queue, entry) for queue, entries in reply or () for entry in entries]
         at_once = bool(found) and time.monotonic() - began_s < _AT_ONCE_S
-        # after a silence, too: what came back to a lane, or waits in one that was paused, wakes no reader
+        # what waits in a lane that was paused wakes no reader: that is found by the pull that comes each second anyway
         self._backlog = not found or len(found) > 1 or at_once
         return found
 
@@ -239,7 +241,8 @@ class Intake:
 
     def _accept(self, entry: Entry, attempt: str, claimed: Claimed) -> None:
         child(CLAIMS, "ok").inc()
-        child(QUEUE_WAIT, entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
+        if claimed.claims == 1:  # later ones have run in between
+            child(QUEUE_WAIT, entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
         self._attempts.start(Claim(entry.rid, attempt, entry.queue, claimed))
 
     async def _make_groups(self) -> None:

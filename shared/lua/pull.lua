@@ -11,7 +11,8 @@
 -- virtual time; a lane whose head is older than its age limit goes first, but at most one pick in four (credit), or an old
 -- batch backlog would starve interactive users.
 -- An entry is in the lane's fair index until it is delivered; by XCLAIM, which delivers out of turn. Once the index is
--- empty the group is set to the stream's end, so that a blocking read does not deliver the same entries again.
+-- empty the group is set to the stream's end, so that a blocking read does not deliver the same entries again; in a paused
+-- lane at once, or it would deliver one by one what nobody may claim.
 -- Cost: about 20 us an entry.
 if redis.call('EXISTS', KEYS[3]) == 1 then return redis.error_reply('FENCED') end
 local want, only, wid, waited = tonumber(ARGV[2]), ARGV[3], ARGV[1], tonumber(ARGV[4])
@@ -60,7 +61,8 @@ for i = 1, #lanes do
   lane.weight = math.max(tonumber(set[lane.name .. '.weight'] or lane.weight), 0.001)
   lane.age_limit = tonumber(set[lane.name .. '.age_limit_ms'] or lane.age_limit)
   lane.pass = math.max(vtime, tonumber(kept[2 + i] or '0'))
-  if set[lane.name .. '.paused'] ~= '1' then look(lane) end
+  lane.paused = set[lane.name .. '.paused'] == '1'
+  if not lane.paused then look(lane) end
 end
 
 local function pick()
@@ -110,8 +112,8 @@ if picks > 0 then
   redis.call('HSET', KEYS[1], unpack(fields))
 end
 for i = 1, #lanes do
-  if not lanes[i].head and redis.call('EXISTS', lanes[i].fair) == 0 and redis.call('EXISTS', lanes[i].queue) == 1 then
-    redis.call('XGROUP', 'SETID', lanes[i].queue, 'g', '$')
-  end
+  local lane = lanes[i]
+  local read_on = not lane.head and (lane.paused or redis.call('EXISTS', lane.fair) == 0)
+  if read_on and redis.call('EXISTS', lane.queue) == 1 then redis.call('XGROUP', 'SETID', lane.queue, 'g', '$') end
 end
 return out
