@@ -54,7 +54,7 @@ local function look(lane)
   if not head[1] then return end
   local age = now - tonumber(head[1]:match('^(%d+)'))
   lane.over = age - lane.age_limit
-  if age < waited then lane.head = nil end
+  if waited > 0 and age < waited then lane.head = nil end -- (a clock that was set back makes ages negative)
 end
 for i = 1, #lanes do
   local lane = lanes[i]
