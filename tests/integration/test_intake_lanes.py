@@ -103,13 +103,17 @@ async def test_in_bursts_on_three_workers_nothing_is_run_twice_and_hardly_a_clai
     def taken() -> int:
         return sum(len(worker.scripts.rids) for worker in workers)
 
+    async def asked(number: int) -> None:
+        lane = lanes[number % 3]
+        await shard.admit(f"r{number}", lane=lane, tenant=f"t{number % 7}", body=body(lane), tenant_cap=999)
+
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(3):
             workers.append(await stack.enter_async_context(taking(server.url, shard.keys, 8, *_SHORT)))  # noqa: PERF401
         for burst in (1, 60, 3, 120, 1, 200):
-            for lane in itertools.islice(itertools.cycle(lanes), burst):
-                admitted += 1
-                await shard.admit(f"r{admitted}", lane=lane, tenant=f"t{admitted % 7}", body=body(lane), tenant_cap=999)
+            several = range(admitted, admitted + burst)
+            admitted += burst
+            await asyncio.gather(*(asked(number) for number in several))
             await eventually(partial(_at_least, taken, admitted), "the whole burst", within_s=10)
         await asyncio.gather(*(worker.attempts.empty() for worker in workers))
     rids = Counter(rid for worker in workers for rid in worker.scripts.rids)
