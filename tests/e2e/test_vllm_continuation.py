@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import scripted_models
 from tests.support.resuming import said
-from tests.support.stack import Stack, eventually, running_stack
+from tests.support.stack import Stack, running_stack
 
 pytestmark = [
     pytest.mark.vllm,
@@ -109,11 +109,17 @@ async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack
 async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken_run(stack: Stack) -> None:
     (worker,) = (one for one in stack.workers if one.popen.poll() is None)
     assert worker.metric("penstock_worker_slots") == SLOTS, "the engine's own number"
-    asked = [ASKED[number % len(ASKED)] for number in range(SLOTS)]
+    longer = [(path, {**body, "max_tokens": 1_500}) for path, body in ASKED]
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
-        expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
-        streams = [asyncio.create_task(Reader().read(client, path, body, lane="batch")) for path, body in asked]
-        await eventually(lambda: worker.metric("penstock_attempts_running") == SLOTS, 60, "the batch runs")
+        expected = [said(await Reader().read(client, path, body)) for path, body in longer]
+        running = asyncio.Semaphore(0)
+        streams = [
+            asyncio.create_task(Reader(running.release).read(client, *longer[number % len(longer)], lane="batch"))
+            for number in range(SLOTS)
+        ]
+        async with asyncio.timeout(60):
+            for _ in streams:
+                await running.acquire()
         short = {**_CHAT, "model": "scripted", "max_tokens": 4}
         lane = {"X-Priority-Lane": "interactive"}
         answers = await asyncio.gather(
@@ -124,4 +130,4 @@ async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken
         seen = await asyncio.gather(*streams)
     for number, got in enumerate(seen):
         assert b'"error"' not in got, got[-500:]
-        assert said(got) == expected[number % len(ASKED)]
+        assert said(got) == expected[number % len(longer)]
