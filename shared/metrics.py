@@ -63,8 +63,11 @@ ATTEMPTS = Counter("penstock_attempts_total", "Attempts that ended on this worke
 RESUMES = Counter(
     "penstock_resumes_total", "Attempts at requests of which something was published before, by policy.", ["policy"]
 )
+PREEMPTIONS = Counter(
+    "penstock_preemptions_total", "Batch attempts that had to give their slot, by how they ended.", ["outcome"]
+)
 ATTEMPTS_RUNNING = Gauge("penstock_attempts_running", "Attempts that run on this worker now.")
-QUEUE_WAIT = Histogram("penstock_queue_wait_seconds", "From admission to claim.", ["lane"], buckets=_SECONDS)
+QUEUE_WAIT = Histogram("penstock_queue_wait_seconds", "From admission to the first claim.", ["lane"], buckets=_SECONDS)
 SLOTS = Gauge("penstock_worker_slots", "Sequences that this worker runs at once.")
 TOKENS = Counter("penstock_tokens_total", "Tokens counted by the engine.", ["kind"])
 FLUSHES = Counter("penstock_flushes_total", "Flushes to Redis.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import msgpack
+
 Restored = Literal["OK", "STALE", "DIFFERS"]
 """What `restore` answers: it is ours as it was; it is somebody else's or over; the log holds something else."""
 
@@ -125,6 +127,11 @@ class Claimed:
     queued_at_ms: int
     started_at_ms: int
     facts: bytes = b""
+
+    def record(self) -> dict[bytes, bytes]:
+        """The record's fields as the claim left them."""
+        flat = msgpack.unpackb(self.facts, raw=True) if self.facts else []
+        return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
-import msgpack
-
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
 from shared.lanes import FAIR, QUARANTINE, QUEUES, RETRY, Lane
@@ -90,11 +88,14 @@ class Scripts:
         after_ms = int(reply[2]) if len(reply) > 2 else -1  # noqa: PLR2004
         return Admitted(outcome, "", int(reply[1]) if len(reply) > 1 else 0, after_ms if after_ms >= 0 else None)
 
-    async def pull(self, wid: str, want: int, *, only: str = "") -> list[Entry]:
-        """Up to `want` entries, by lane and tenant; of one lane, if `only` names it. They stay queued until claimed."""
+    async def pull(self, wid: str, want: int, *, only: str = "", waited_ms: int = 0) -> list[Entry]:
+        """Up to `want` entries, by lane and tenant. They stay queued until claimed.
+
+        `only`: the one lane to pick from. `waited_ms`: how long what is picked must have waited.
+        """
         k = self._keys
         keys = [k.sched, k.lease(wid), k.dead(wid), k.lanes, k.queue(RETRY)]
-        args: list[Any] = [wid, want, only]
+        args: list[Any] = [wid, want, only, waited_ms]
         for queue in QUEUES:
             if queue.fair:
                 keys += (k.queue(queue.name), k.fair(queue.name), k.ledger(queue.name))
@@ -136,8 +137,7 @@ class Scripts:
     async def restore(self, wid: str, held: Held) -> Restored:
         """Gives a worker back what it runs, after Redis has lost history. See `lua/restore.lua`."""
         k, rid = self._keys, held.rid
-        flat = msgpack.unpackb(held.claimed.facts, raw=True)
-        facts = dict(zip(flat[::2], flat[1::2], strict=True))
+        facts = held.claimed.record()
         own = [k.dead(wid), k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
         own += [k.tenants, k.deadlines, k.workers, k.box(wid), facts.get(b"idem", b"").decode() or k.idempotency("-")]
         args = [wid, rid, held.attempt, held.claimed.facts, held.claimed.body, held.log, held.last_bytes]

@@ -10,6 +10,7 @@ How an attempt ends:
     the log is not what we wrote       → the task is cancelled; the request is handed back
     the engine failed                  → nothing is written; the worker ends and its requests are taken from it
     drain ran out of time              → handed back
+    an interactive request needs its slot → the same, into its lane (see preemption.py); unless the answer is complete
     what was visible cannot be made again, or went on with → the task is cancelled; done: failed, worker_lost
 
 An attempt whose request comes with a visible text goes on with it: see `continuation.py`.
@@ -22,9 +23,11 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from http import HTTPStatus
+from typing import Literal
 
-from starlette.types import Message, Scope
+from starlette.types import Message
 
 from shared.errors import BrokerUnavailableError
 from shared.lanes import ENGINE_PRIORITY
@@ -33,11 +36,12 @@ from shared.outcomes import Claimed
 from shared.scripts import Scripts
 from shared.states import State
 from shared.wire import Meta, Request, Usage
-from worker.continuation import History, Resumption
+from worker.continuation import History, Resumption, policy_of_stream
 from worker.engines.base import Engine, Policy, current_journal
 from worker.identity import Identity
 from worker.outgoing import Outgoing
 from worker.publisher import Publisher
+from worker.scopes import own_headers, scope_of
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +56,19 @@ class Stop(Enum):
     EXPIRE = auto()
     FENCED = auto()
     HAND_BACK = auto()
+    PREEMPT = auto()
     ORPHANED = auto()
     ENGINE_FAILED = auto()
     LOST = auto()
+
+
+_GIVEN_UP = {
+    Stop.FENCED: "fenced",
+    Stop.ENGINE_FAILED: "engine_failed",
+    Stop.HAND_BACK: "handed_back",
+    Stop.PREEMPT: "preempted",
+}
+"""After these nothing more is written; the outcome for the metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,11 @@ class Attempt:
         self.attempt_id = claim.attempt
         self.width = request.width
         self.stays = request.stays
+        self.lane = request.lane
+        self.preempted = int(claim.claimed.record().get(b"preempted", 0))
+        self.over = asyncio.Event()
+        """Set once it has ended; `outcome` then says how."""
+        self.outcome = "error"
         self._claim = claim
         self._request = request
         self._engine = engine
@@ -115,6 +134,8 @@ class Attempt:
         """Stops the attempt. The first reason counts; a fence counts always, for then nothing may be written."""
         if self._stop is None or why is Stop.FENCED:
             self._stop = why
+        if why is Stop.PREEMPT and not self._shows:
+            self._out.pause()  # nothing is visible, and it shall stay so
         self._gone.set()
         if self._task is not None:
             self._task.cancel()
@@ -132,6 +153,24 @@ class Attempt:
     def in_engine(self) -> bool:
         """Whether the engine works on it. What only waits for Redis is no longer the engine's."""
         return self._task is not None and not self._task.done()
+
+    @property
+    def loss(self) -> int | None:
+        """Tokens that are made a second time if it stops now and runs on later; None when a client would notice."""
+        if not self.in_engine or self._stop is not None:
+            return None
+        if not self._shows:
+            return self._out.used.completion_tokens
+        return 0 if self._policy is Policy.CONTINUE and self._out.continuable else None
+
+    @property
+    def _shows(self) -> bool:
+        """Whether something of the answer is visible, or may be at any moment."""
+        return self._resumption is not None or self._out.streams
+
+    @cached_property
+    def _policy(self) -> Policy | None:
+        return policy_of_stream(self._request, self._engine.capabilities)
 
     def news(self) -> int:
         """How much the engine has done for this request since the last call; a number without a unit."""
@@ -158,15 +197,15 @@ class Attempt:
     async def run(self) -> None:
         """Runs the request to its end. Raises nothing."""
         ATTEMPTS_RUNNING.inc()
-        outcome = "error"
         try:
             end = await self._serve()
-            outcome = await self._settle(end)
+            self.outcome = await self._settle(end)
         except Exception:
             log.exception("attempt %s of request %s", self._claim.attempt, self.rid)
         finally:
             ATTEMPTS_RUNNING.dec()
-            child(ATTEMPTS, self._request.lane, outcome).inc()
+            child(ATTEMPTS, self.lane, self.outcome).inc()
+            self.over.set()
             used, before = self._out.used, self._inherited
             child(TOKENS, "prompt").inc(used.prompt_tokens)
             child(TOKENS, "completion").inc(max(0, used.completion_tokens - before.completion_tokens))
@@ -183,6 +222,8 @@ class Attempt:
         except Exception:
             log.exception("the engine raised on request %s", self.rid)
             return Meta(state=State.FAILED, reason="engine_error", message="The engine failed on this request.")
+        if self._stop is Stop.PREEMPT and self._complete:
+            self._stop = None  # it is at its end already: the slot is free all the same
         if self._stop is not None:
             return Meta(state=State.CANCELLED, reason="cancelled")
         self.answered = self._out.status < HTTPStatus.BAD_REQUEST
@@ -195,7 +236,7 @@ class Attempt:
         """In the attempt's own task: a task more for each request would cost as much as ten of its tokens."""
         self._task = task = asyncio.current_task()
         try:
-            await self._engine.app(self._scope(), self._receive, self._send)
+            await self._engine.app(scope_of(self._request), self._receive, self._send)
         finally:
             self._task = None
             if self._stop is not None and task is not None:
@@ -205,26 +246,6 @@ class Attempt:
                     await asyncio.sleep(0)
                 while task.uncancel():
                     pass
-
-    def _scope(self) -> Scope:
-        request = self._request
-        headers = [(name.lower().encode(), value.encode()) for name, value in request.headers]
-        headers.append((b"content-length", str(len(request.body)).encode()))
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": request.method,
-            "scheme": "http",
-            "path": request.path,
-            "raw_path": request.path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": headers,
-            "client": None,
-            "server": None,
-            "state": {},
-        }
 
     async def _receive(self) -> Message:
         """The body first; then it waits, since an early disconnect would kill the request."""
@@ -241,28 +262,20 @@ class Attempt:
                 self._complete = True
         elif message["type"] == "http.response.start":
             headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in message["headers"]]
-            headers += self._own_headers()
+            headers += own_headers(self._claim.claimed)
             kind = next((value for name, value in headers if name == "content-type"), "")
             self._answer.head(message["status"], headers, streaming=kind.startswith("text/event-stream"))
 
-    def _own_headers(self) -> list[tuple[str, str]]:
-        """What the answer says about its way here."""
-        claimed = self._claim.claimed
-        queue_ms = claimed.started_at_ms - claimed.queued_at_ms
-        return [("x-penstock-attempt", str(claimed.claims)), ("x-penstock-queue-ms", str(queue_ms))]
-
     async def _settle(self, end: Meta) -> str:
         """Writes the end, or gives the request up. Returns the outcome for the metrics."""
-        stop = self._stop
-        if self._engine.failure() is not None:
-            stop = Stop.ENGINE_FAILED
-        if stop in {Stop.FENCED, Stop.ENGINE_FAILED, Stop.HAND_BACK}:
+        if self._stop is Stop.PREEMPT:
+            await self._publisher.flushed(self._out)
+        stop = self._stop if self._engine.failure() is None else Stop.ENGINE_FAILED
+        if stop in _GIVEN_UP:
             await self._publisher.forget(self._out)
-        if stop is Stop.FENCED or stop is Stop.ENGINE_FAILED:
-            return stop.name.lower()
-        if stop is Stop.HAND_BACK:
-            await self._hand_back()
-            return "handed_back"
+            if stop is Stop.HAND_BACK or stop is Stop.PREEMPT:
+                await self._hand_back("preempt" if stop is Stop.PREEMPT else "hand_back")
+            return _GIVEN_UP[stop]
         if stop is Stop.EXPIRE:
             end = Meta(state=State.EXPIRED, reason="deadline_exceeded", usage=self._out.used)
         elif stop is Stop.LOST:
@@ -276,10 +289,10 @@ class Attempt:
             await self._hand_back()
         return "refused"
 
-    async def _hand_back(self) -> None:
+    async def _hand_back(self, how: Literal["hand_back", "preempt"] = "hand_back") -> None:
         for _ in range(_HAND_BACK_TRIES):
             try:
-                await self._scripts.requeue(self._wid, self.rid, self._claim.attempt, how="hand_back")
+                await self._scripts.requeue(self._wid, self.rid, self._claim.attempt, how=how, lane=self.lane)
             except BrokerUnavailableError:
                 await asyncio.sleep(_HAND_BACK_PAUSE_S)
             else:

@@ -68,6 +68,10 @@ class Attempts:
         """Request and attempt id of everything that runs here, or is being ended here."""
         return {(claim.rid, claim.attempt) for claim in self._tasks.values()}
 
+    def running(self) -> list[Attempt]:
+        """Everything that runs here, the newest last."""
+        return list(self._running.values())
+
     def in_engine(self) -> dict[tuple[str, str], Attempt]:
         """What the engine works on, by request and attempt id."""
         return {(one.rid, one.attempt_id): one for one in self._running.values() if one.in_engine}

@@ -73,7 +73,12 @@ def policy_for(request: Request, history: History, capabilities: Capabilities) -
     """How to go on with an answer of which something is visible; None when that is impossible."""
     kinds = [value for name, value in history.head.headers if name == "content-type"]
     events = bool(kinds) and kinds[0].startswith("text/event-stream")
-    if not (capabilities.journals and events and request.width == 1 and request.path in _PATHS):
+    return policy_of_stream(request, capabilities) if events else None
+
+
+def policy_of_stream(request: Request, capabilities: Capabilities) -> Policy | None:
+    """How to go on with a stream of events that answers this request; None when that is impossible."""
+    if not (capabilities.journals and request.width == 1 and request.path in _PATHS):
         return None
     try:
         body = msgspec.json.decode(request.body)
@@ -158,6 +163,10 @@ class Resumption:
         self._text_chars += text_chars
         if self._history.token_ids[first : self._tokens] != token_ids:
             self.diverged(f"other tokens from {first} on")
+
+    def cannot_continue(self) -> None:
+        """See Journal."""
+        self._out.cannot_continue()
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """See Journal. The tokens of the log are counted already."""

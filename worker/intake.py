@@ -2,7 +2,7 @@
 
 So the engine's own waiting queue stays empty and the lanes keep their meaning: a request that nobody can start yet
 is still on its queue, where an interactive one can overtake it, another worker can take it and a cancel removes it at
-once.
+once. When nothing can start, an interactive one that has waited may get the slot of a batch one: see preemption.py.
 
 An entry is delivered by `pull` while there is a backlog, by a blocking read while every queue is empty, and then
 claimed. Entries that were delivered to somebody who never claimed them are swept up after a few seconds.
@@ -11,8 +11,11 @@ claimed. Entries that were delivered to somebody who never claimed them are swep
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import hiredis
@@ -22,13 +25,14 @@ from shared.hot import HotClient
 from shared.ids import new_attempt_id
 from shared.keys import Keys
 from shared.lanes import QUEUES
-from shared.metrics import CLAIMS, QUEUE_WAIT, child
+from shared.metrics import CLAIMS, PREEMPTIONS, QUEUE_WAIT, child
 from shared.outcomes import Claimed, Entry, Unclaimed
 from shared.scripts import Scripts
-from worker.attempt import Claim
+from worker.attempt import Attempt, Claim, Stop
 from worker.attempts import Attempts
 from worker.engines.base import Engine
 from worker.identity import Identity
+from worker.preemption import Preemption
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +78,12 @@ class Intake:
         self._identity = identity
         self._asked_as = identity.wid
         self._slots = slots
+        self._preemption = Preemption(scripts, attempts)
         self._queue_of = {keys.queue(queue.name).encode(): queue.name for queue in QUEUES}
         self._room = asyncio.Event()
         self._claiming: set[asyncio.Task[None]] = set()
         self._swept_at_s = 0.0
+        self._pulled_at_s = 0.0
         self._backlog = True
         self._draining = False
         self._stopped = asyncio.Event()
@@ -119,31 +125,48 @@ class Intake:
 
     async def _turn(self) -> None:
         free = self._slots - self._attempts.width - len(self._claiming)
-        if free <= 0:
+        if free <= 0 or self._engine.capacity().saturated:
             self._backlog = True
-            self._room.clear()
-            await self._room.wait()
-            return
-        if self._engine.capacity().saturated:
-            self._backlog = True
-            await asyncio.sleep(_SATURATED_PAUSE_S)
+            await self._full(_SATURATED_PAUSE_S if free > 0 else math.inf)
             return
         wid = self._asked_as = self._identity.wid
         entries = await self._sweep(wid, free)
-        if not entries and self._backlog:
+        if not entries and (self._backlog or time.monotonic() - self._pulled_at_s > BLOCK_MS / 1000):
             if self._claiming:  # one bite after the other: other workers want their share of a burst
                 await asyncio.wait(self._claiming)
+            self._pulled_at_s = time.monotonic()
             entries = await self._scripts.pull(wid, min(free, _MOST_PULLED))
             self._backlog = bool(entries)
         if not entries:
             entries = await self._wait(wid)
         for entry in entries:
-            task = asyncio.create_task(self._claim(wid, entry), name=f"claim-{entry.rid}")
-            self._claiming.add(task)
-            task.add_done_callback(self._claimed)
+            self._start_claim(self._claim(wid, entry), entry)
         if entries:
             # the claims are written first, and the next read right behind them: the server wakes up once for both
             await asyncio.sleep(0)
+
+    async def _full(self, at_most_s: float) -> None:
+        """Waits for room, at most so long; or makes some."""
+        self._room.clear()
+        due_in_s = self._preemption.due_in_s()
+        with contextlib.suppress(TimeoutError):
+            limit_s = min(at_most_s, due_in_s)
+            async with asyncio.timeout(limit_s if limit_s < math.inf else None):
+                await self._room.wait()
+                return
+        if due_in_s > at_most_s:
+            return
+        wid = self._asked_as = self._identity.wid
+        for entry, maker in await self._preemption.look(wid):
+            if maker is not None:
+                log.info("request %s gives its slot to %s, which waits", maker.rid, entry.rid)
+                maker.stop(Stop.PREEMPT)
+            self._start_claim(self._claim_after(maker, wid, entry), entry)
+
+    def _start_claim(self, claim: Coroutine[Any, Any, None], entry: Entry) -> None:
+        task = asyncio.create_task(claim, name=f"claim-{entry.rid}")
+        self._claiming.add(task)
+        task.add_done_callback(self._claimed)
 
     def _claimed(self, task: asyncio.Task[None]) -> None:
         self._claiming.discard(task)
@@ -162,7 +185,7 @@ class Intake:
         reply = await self._reader.call(*command, *[">"] * len(queues), timeout_s=_BLOCK_TIMEOUT_S)
         found = [self._entry(queue, entry) for queue, entries in reply or () for entry in entries]
         at_once = bool(found) and time.monotonic() - began_s < _AT_ONCE_S
-        # after a silence, too: what came back to a lane, or waits in one that was paused, wakes no reader
+        # what waits in a lane that was paused wakes no reader: that is found by the pull that comes each second anyway
         self._backlog = not found or len(found) > 1 or at_once
         return found
 
@@ -189,6 +212,13 @@ class Intake:
         entry_id, fields = entry
         return Entry(self._queue_of[queue], entry_id.decode(), fields[1].decode())
 
+    async def _claim_after(self, maker: Attempt | None, wid: str, entry: Entry) -> None:
+        """Claims once `maker` has made room."""
+        if maker is not None:
+            await maker.over.wait()
+            child(PREEMPTIONS, maker.outcome).inc()
+        await self._claim(wid, entry)
+
     async def _claim(self, wid: str, entry: Entry) -> None:
         attempt = new_attempt_id()
         claimed: Claimed | Unclaimed | None = None
@@ -211,7 +241,8 @@ class Intake:
 
     def _accept(self, entry: Entry, attempt: str, claimed: Claimed) -> None:
         child(CLAIMS, "ok").inc()
-        child(QUEUE_WAIT, entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
+        if claimed.claims == 1:  # later ones have run in between
+            child(QUEUE_WAIT, entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
         self._attempts.start(Claim(entry.rid, attempt, entry.queue, claimed))
 
     async def _make_groups(self) -> None:

@@ -40,6 +40,7 @@ class Outgoing:
         "_text_len",
         "attempt",
         "claimed",
+        "continuable",
         "in_flight",
         "keep_until",
         "log_len",
@@ -77,6 +78,7 @@ class Outgoing:
         self._flows = False  # whether they are just now
         self._paused = False
         self.status = 0  # HTTP status of the answer, once it is known
+        self.continuable = True  # as far as the engine can tell
         self._head: Meta | None = None
         self._opening = HEAD
         self._pieces: list[bytes] = []
@@ -118,6 +120,15 @@ class Outgoing:
         """See Journal."""
         self._prompt_tokens += prompt_tokens
         self._completion_tokens += completion_tokens
+
+    def cannot_continue(self) -> None:
+        """See Journal."""
+        self.continuable = False
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is known to be one that clients see grow."""
+        return self._streaming
 
     @property
     def resume(self) -> Resume | None:

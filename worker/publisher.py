@@ -89,6 +89,14 @@ class Publisher:
         """What still waits of `out` is not to be published: its request is no longer ours."""
         await self._landed(out)
 
+    async def flushed(self, out: Outgoing) -> None:
+        """Returns once everything of `out` that waited is published, or was refused."""
+        while out in self._waiting or out.in_flight is not None:
+            if out.in_flight is not None:
+                await asyncio.shield(out.in_flight)
+            else:
+                await asyncio.sleep(_BUSY_PAUSE_S)
+
     async def _landed(self, out: Outgoing) -> None:
         """Returns once nothing of `out` is on its way, and nothing waits to be."""
         self._waiting.pop(out, None)

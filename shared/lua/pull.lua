@@ -3,6 +3,7 @@
 -- @include clock
 -- KEYS  1 sched  2 lease  3 dead  4 lanes  5 retry queue  then per lane: queue, fair, ledger
 -- ARGV  1 worker id  2 want  3 the only lane to pick from ('' = all, and the retry queue first)
+--       4 how long (ms) a head must have waited to be picked
 --       then per lane: name, weight, age limit (ms)
 -- The lanes' settings in `lanes` go before the ones in ARGV; a paused lane gives nothing.
 -- Returns  a list of {queue name, entry id, rid}, possibly empty.   Error 'FENCED' when the worker is condemned.
@@ -10,10 +11,11 @@
 -- virtual time; a lane whose head is older than its age limit goes first, but at most one pick in four (credit), or an old
 -- batch backlog would starve interactive users.
 -- An entry is in the lane's fair index until it is delivered; by XCLAIM, which delivers out of turn. Once the index is
--- empty the group is set to the stream's end, so that a blocking read does not deliver the same entries again.
+-- empty the group is set to the stream's end, so that a blocking read does not deliver the same entries again; in a paused
+-- lane at once, or it would deliver one by one what nobody may claim.
 -- Cost: about 20 us an entry.
 if redis.call('EXISTS', KEYS[3]) == 1 then return redis.error_reply('FENCED') end
-local want, only, wid = tonumber(ARGV[2]), ARGV[3], ARGV[1]
+local want, only, wid, waited = tonumber(ARGV[2]), ARGV[3], ARGV[1], tonumber(ARGV[4])
 local out = {}
 if only == '' then
   -- the group tells at once that nothing is new; EXISTS first, since an empty pool has no queues
@@ -28,11 +30,11 @@ end
 
 local lanes = {}
 if want > 0 then
-  for i = 0, (#ARGV - 3) / 3 - 1 do
-    local name = ARGV[4 + 3 * i]
+  for i = 0, (#ARGV - 4) / 3 - 1 do
+    local name = ARGV[5 + 3 * i]
     if (only == '' or only == name) and redis.call('EXISTS', KEYS[7 + 3 * i]) == 1 then
       lanes[#lanes + 1] = {name = name, queue = KEYS[6 + 3 * i], fair = KEYS[7 + 3 * i], ledger = KEYS[8 + 3 * i],
-        weight = tonumber(ARGV[5 + 3 * i]), age_limit = tonumber(ARGV[6 + 3 * i])}
+        weight = tonumber(ARGV[6 + 3 * i]), age_limit = tonumber(ARGV[7 + 3 * i])}
     end
   end
 end
@@ -49,14 +51,18 @@ local vtime, credit = tonumber(kept[1] or '0'), tonumber(kept[2] or '1')
 local function look(lane)
   local head = redis.call('ZRANGE', lane.fair, 0, 0, 'WITHSCORES')
   lane.head, lane.tag = head[1], head[2]
-  if head[1] then lane.over = now - tonumber(head[1]:match('^(%d+)')) - lane.age_limit end
+  if not head[1] then return end
+  local age = now - tonumber(head[1]:match('^(%d+)'))
+  lane.over = age - lane.age_limit
+  if waited > 0 and age < waited then lane.head = nil end -- (a clock that was set back makes ages negative)
 end
 for i = 1, #lanes do
   local lane = lanes[i]
   lane.weight = math.max(tonumber(set[lane.name .. '.weight'] or lane.weight), 0.001)
   lane.age_limit = tonumber(set[lane.name .. '.age_limit_ms'] or lane.age_limit)
   lane.pass = math.max(vtime, tonumber(kept[2 + i] or '0'))
-  if set[lane.name .. '.paused'] ~= '1' then look(lane) end
+  lane.paused = set[lane.name .. '.paused'] == '1'
+  if not lane.paused then look(lane) end
 end
 
 local function pick()
@@ -106,8 +112,8 @@ if picks > 0 then
   redis.call('HSET', KEYS[1], unpack(fields))
 end
 for i = 1, #lanes do
-  if not lanes[i].head and redis.call('EXISTS', lanes[i].fair) == 0 and redis.call('EXISTS', lanes[i].queue) == 1 then
-    redis.call('XGROUP', 'SETID', lanes[i].queue, 'g', '$')
-  end
+  local lane = lanes[i]
+  local read_on = not lane.head and (lane.paused or redis.call('EXISTS', lane.fair) == 0)
+  if read_on and redis.call('EXISTS', lane.queue) == 1 then redis.call('XGROUP', 'SETID', lane.queue, 'g', '$') end
 end
 return out

@@ -223,6 +223,31 @@ async def test_capacity_is_known_and_an_idle_engine_is_not_saturated(subject: Su
     assert subject.engine.failure() is None
 
 
+async def test_the_scheduler_hears_the_lanes_priority_and_not_the_clients_own(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(subject, VllmSubject):
+        pytest.skip("the simulated engine has no scheduler")
+    core = subject.engine._engine.engine_core  # type: ignore[attr-defined]
+    heard: list[int] = []
+    add = core.add_request_async
+
+    async def listening(request: Any) -> None:
+        heard.append(request.priority)
+        await add(request)
+
+    monkeypatch.setattr(core, "add_request_async", listening)
+    for stream in (True, False):
+        exchange = Exchange(subject.engine, CHAT, asking(CHAT, stream=stream, priority=-9))
+        assert (await exchange.run()).status == 200
+        assert exchange.journal.continuable == stream, "only a stream is gone on with"
+    assert heard == [exchange.journal.priority] * 2
+    for extra in ({"seed": 1}, {"logprobs": True}, {"presence_penalty": 0.5}):
+        exchange = Exchange(subject.engine, CHAT, asking(CHAT, stream=True, **extra))
+        await exchange.run()
+        assert not exchange.journal.continuable, extra
+
+
 async def test_an_abort_from_elsewhere_is_an_error_and_never_a_finish_reason(subject: Subject) -> None:
     if not isinstance(subject, VllmSubject):
         pytest.skip("only vLLM knows aborts")

@@ -98,10 +98,10 @@ async def test_each_attempt_has_its_own_request_id_and_the_lanes_priority(exchan
     assert exchange.running == set()
 
 
-async def test_without_a_priority_scheduler_the_priority_is_not_touched(exchange: Exchange) -> None:
+async def test_without_a_priority_scheduler_no_priority_reaches_it_not_even_a_clients_own(exchange: Exchange) -> None:
     del exchange
     engine = ListEngine([])
-    await drain(proxy_of(engine, priorities=False), sampling(), priority=0)
+    await drain(proxy_of(engine, priorities=False), sampling(), priority=-7)
     assert engine.asked[0][1] == {"priority": 0}
 
 

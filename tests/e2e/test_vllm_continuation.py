@@ -1,4 +1,4 @@
-"""Real vLLM workers, one of them killed in the middle of its streams: the clients read what they would have read.
+"""Real vLLM workers, one of them killed amid its streams, or short of slots: clients read what they would have read.
 
 The model says its script again and again, and its best token leads by far: greedy text is then the same in any batch.
 """
@@ -26,7 +26,8 @@ pytestmark = [
 ]
 
 START_S = 400.0
-FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", "8")
+SLOTS = 8
+FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", str(SLOTS))
 _SEEN_BYTES = 2_000
 _LONG = {"model": "scripted", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
 _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
@@ -61,9 +62,11 @@ class Reader:
         self.body = b""
         self._enough: Callable[[], None] | None = enough
 
-    async def read(self, client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> bytes:
+    async def read(
+        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], *, lane: str = "standard"
+    ) -> bytes:
         """The stream without comments and cursors; those must grow."""
-        async with client.stream("POST", path, json=body) as response:
+        async with client.stream("POST", path, json=body, headers={"X-Priority-Lane": lane}) as response:
             assert response.status_code == 200
             async for piece in response.aiter_bytes():
                 self.body += piece
@@ -102,3 +105,30 @@ async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack
         assert b'"error"' not in got, got[-500:]
         assert said(got) == wanted
         assert len({event.split(b'"created":')[1][:10] for event in got.split(b"\n\n") if b'"created":' in event}) == 1
+
+
+async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken_run(stack: Stack) -> None:
+    (worker,) = (one for one in stack.workers if one.popen.poll() is None)
+    assert worker.metric("penstock_worker_slots") == SLOTS, "the engine's own number"
+    longer = [(path, {**body, "max_tokens": 1_500}) for path, body in ASKED]
+    async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
+        expected = [said(await Reader().read(client, path, body)) for path, body in longer]
+        running = asyncio.Semaphore(0)
+        streams = [
+            asyncio.create_task(Reader(running.release).read(client, *longer[number % len(longer)], lane="batch"))
+            for number in range(2 * SLOTS)  # those that wait keep the slots full
+        ]
+        async with asyncio.timeout(60):
+            for _ in range(SLOTS):
+                await running.acquire()
+        short = {**_CHAT, "model": "scripted", "max_tokens": 4}
+        lane = {"X-Priority-Lane": "interactive"}
+        answers = await asyncio.gather(
+            *(client.post("/v1/chat/completions", json=short, headers=lane) for _ in range(4))
+        )
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert worker.metric("penstock_preemptions_total") >= 1, "the streams ended too soon"
+        seen = await asyncio.gather(*streams)
+    for number, got in enumerate(seen):
+        assert b'"error"' not in got, got[-500:]
+        assert said(got) == expected[number % len(longer)]

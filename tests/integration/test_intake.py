@@ -32,12 +32,12 @@ class Outrun(Scripts):
     identity: Identity
     pulls = 0
 
-    async def pull(self, wid: str, want: int) -> list[Entry]:
+    async def pull(self, wid: str, want: int, *, only: str = "", waited_ms: int = 0) -> list[Entry]:
         self.pulls += 1
         if self.pulls == 1:
             await self.condemn(wid)
             self.identity.condemned(wid)
-        return await super().pull(wid, want)
+        return await super().pull(wid, want, only=only, waited_ms=waited_ms)
 
 
 async def test_a_late_refusal_of_an_old_id_does_not_cost_the_new_one(hot: HotClient, keys: Keys) -> None:

@@ -26,6 +26,7 @@ class RecordingJournal:
     resume: Resume | None = None
     replays: int = 0
     divergences: list[str] = field(default_factory=list)
+    continuable: bool = True
     token_ids: list[int] = field(default_factory=list)
     text_chars: int = 0
     prompt_tokens: int = 0
@@ -38,6 +39,9 @@ class RecordingJournal:
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
+
+    def cannot_continue(self) -> None:
+        self.continuable = False
 
     def replayed(self) -> None:
         self.replays += 1

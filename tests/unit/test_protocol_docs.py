@@ -164,7 +164,7 @@ def test_the_timers_that_name_a_constant_have_its_value() -> None:
             continue
         module = importlib.import_module(named.group(1).replace("/", "."))
         number = getattr(module, named.group(2)) / (1000 if named.group(2).endswith("_MS") else 1)
-        said = re.match(r"(\d+)\s*([sh]?)", value)
+        said = re.match(r"([\d.]+)\s*([sh]?)", value)
         assert said is not None, what
         assert float(said.group(1)) * units[said.group(2)] == number, what
         checked += 1

@@ -63,6 +63,9 @@ class Journal(Protocol):
     def tokens(self, token_ids: list[int], text_chars: int) -> None:
         """New tokens of the first choice, and how many characters of text came with them."""
 
+    def cannot_continue(self) -> None:
+        """The engine could not generate on behind this answer's tokens: it depends on more than they say."""
+
     def usage(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Adds tokens as the engine counts them: prompts once each, completions as they come."""
 

@@ -19,7 +19,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from worker.engines.base import Journal
-from worker.engines.vllm_resume import resumed
+from worker.engines.vllm_resume import can_continue, resumed
 
 _ABORT_GRACE_S = 3.0
 _ABORT_LOOK_S = 0.02
@@ -129,6 +129,8 @@ class EngineProxy:
             return made
 
         journal = exchange.journal
+        if journal is not None and not can_continue(self._engine, prompt, sampling_params):
+            journal.cannot_continue()
         if journal is None or journal.resume is None:
             outputs = generate(prompt, sampling_params)
         else:
@@ -149,10 +151,13 @@ class EngineProxy:
         return self._watched(exchange, engine_id, outputs, Tally(exchange, None))
 
     def _ranked(self, exchange: Exchange, options: dict[str, Any]) -> dict[str, Any]:
-        """The priority is the lane's. What a client asks for in vLLM's own field would let it overtake its lane."""
-        if self._priorities and exchange.journal is not None:
-            return {**options, "priority": exchange.journal.priority}
-        return options
+        """The priority is the lane's. What a client asks for in vLLM's own field would let it overtake its lane.
+
+        A scheduler without priorities is told none: vLLM documents another than 0 as an error there.
+        """
+        if exchange.journal is None:
+            return options
+        return {**options, "priority": exchange.journal.priority if self._priorities else 0}
 
     async def _watched(
         self, exchange: Exchange, engine_id: str, outputs: AsyncGenerator[Any, None], tally: Tally

@@ -43,11 +43,20 @@ def resumed(
 ) -> Outputs:
     """The outputs of the whole generation. `asked`: prompt and parameters as vLLM's serving layer gave them."""
     prompt, params = asked
-    if params.n != 1 or params.output_kind is not RequestOutputKind.DELTA:
+    if not _is_one_stream(params):
         return _impossible(journal)
-    if resume.policy is Policy.CONTINUE and _depends_on_tokens_alone(prompt, params) and _is_plain(client):
+    if resume.policy is Policy.CONTINUE and can_continue(client, prompt, params):
         return _continued(client, journal, resume.token_ids, asked, generate)
     return _verified(journal, resume, generate(prompt, params))
+
+
+def can_continue(client: EngineClient, prompt: Any, params: SamplingParams) -> bool:
+    """Whether a generation could go on behind its first tokens, which are all that it would be told."""
+    return _is_one_stream(params) and _depends_on_tokens_alone(prompt, params) and _is_plain(client)
+
+
+def _is_one_stream(params: SamplingParams) -> bool:
+    return params.n == 1 and params.output_kind is RequestOutputKind.DELTA
 
 
 async def _impossible(journal: Journal) -> Outputs:

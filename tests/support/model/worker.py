@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import FencedError
-from shared.lanes import QUEUES
+from shared.lanes import QUEUES, Lane
 from shared.outcomes import Claimed, Entry, Finished, Held
 from shared.states import State
 from shared.wire import DELTA, END, HEAD, RESUME, Frame, Meta, Usage, WorkerCard, encode
@@ -20,6 +20,7 @@ from worker.continuation import History
 _OPENING = Meta(status=200, headers=[("content-type", "text/plain")])
 _UNCLAIMED = 0.1
 _SKIPPED = 0.2
+_MAKES_ROOM = 0.2
 _NOT_CONTINUABLE = 0.1
 _ALIGNED_BYTES = 64
 """Frames end at multiples of this, so that after a rollback another attempt often writes where a client has read on."""
@@ -116,7 +117,9 @@ class ModelWorker:
         world = self._world
         try:
             if world.rnd.random() < 0.5:
-                self._delivered += await world.scripts.pull(self.wid, world.rnd.randrange(1, 5))
+                one_lane = {"only": Lane.INTERACTIVE, "waited_ms": world.rnd.randrange(3)}
+                options = one_lane if world.rnd.random() < _MAKES_ROOM else {}
+                self._delivered += await world.scripts.pull(self.wid, world.rnd.randrange(1, 5), **options)
             else:
                 self._delivered += await self._read()
         except FencedError:
