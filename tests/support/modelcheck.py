@@ -92,6 +92,8 @@ class Run:
             (1.5, self._look),
             (1, self._discard),
             (0.3, replica.renewed),
+            (1, self._survey),
+            (1, self._prune),
         ]
         if not plan.faults:
             weighted += [(4, self._release), (3, self._redrive)]
@@ -248,6 +250,14 @@ class Run:
         if known == rid:
             world.redriven[rid] = world.redriven.get(original, original)
             self._replica.clients[rid] = ModelClient(world, admission)
+
+    async def _prune(self) -> None:
+        _, dropped = await self._world.scripts.prune(self._world.rnd.choice(list(Lane)))
+        self._world.happened["prune"] += dropped
+
+    async def _survey(self) -> None:
+        world = self._world
+        await world.scripts.survey([raw.decode() for raw in await world.client.hkeys(world.keys.workers)])  # type: ignore[misc]
 
     # ---- what happens to the server
 
