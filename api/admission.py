@@ -29,7 +29,7 @@ from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
-from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
+from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, TURNED_AWAY, child
 from shared.outcomes import Admission, Admitted, Bounds
 from shared.registry import Pool
 from shared.scripts import Scripts
@@ -99,6 +99,7 @@ class Door:
         model, pool = await self._catalog.pool_of(valid.model)
         closed = await self._memory.refusal() if pool.workers else errors.no_capacity(model, _RETRY_AFTER_COLD_S)
         if closed is not None and not terms.joins:
+            _count(closed.code, valid.lane, pool)
             raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
@@ -241,13 +242,21 @@ class Door:
                     raise
                 await asyncio.sleep(_ADMIT_PAUSE_S)
         if admitted.outcome == "FULL" and closed is not None:
+            _count(closed.code, admission.lane, pool)
             raise closed
         if admitted.outcome != "DUP" and (admitted.outcome != "CONFLICT" or admitted.rid == admission.rid):
+            if admitted.outcome != "OK":
+                _count(admitted.outcome.lower(), admission.lane, pool)
             _refuse(admitted, pool.keys.pool)
         return admitted
 
     def _scripts(self, keys: Keys) -> Scripts:
         return Scripts(self._client, keys, result_ttl_ms=self._settings.result_ttl_s * 1000)
+
+
+def _count(reason: str, lane: str, pool: Pool) -> None:
+    """Counts a request that gets no place."""
+    child(TURNED_AWAY, lane, pool.keys.pool, reason).inc()
 
 
 def _refuse(admitted: Admitted, model: str) -> None:

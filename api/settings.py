@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
+from api.scaling import Targets
 from shared.outcomes import Bounds
 from shared.settings import Settings
 
@@ -54,6 +55,20 @@ class ApiSettings(Settings):
         10, ge=0, description="seconds for which streams wait for their worker to bring back what Redis has lost"
     )
     drain_s: float = Field(30, ge=0, description="seconds that open streams get when the replica stops")
+
+    scale_min: int = Field(1, ge=0, description="least penstock_wanted_workers; 0 lets a pool without work have none")
+    scale_max: int = Field(100, ge=1, description="most penstock_wanted_workers")
+    scale_drain_s: float = Field(
+        60, gt=0, description="seconds in which the workers that are wanted do what waits and runs"
+    )
+    scale_age_s: float = Field(
+        2, gt=0, description="seconds that an interactive request may wait before one more worker is wanted"
+    )
+
+    @property
+    def scale_targets(self) -> Targets:
+        """What `penstock_wanted_workers` aims at."""
+        return Targets(self.scale_min, self.scale_max, self.scale_drain_s, self.scale_age_s)
 
     @property
     def bounds(self) -> Bounds:

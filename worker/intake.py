@@ -211,7 +211,7 @@ class Intake:
 
     def _accept(self, entry: Entry, attempt: str, claimed: Claimed) -> None:
         child(CLAIMS, "ok").inc()
-        child(QUEUE_WAIT, entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
+        child(QUEUE_WAIT, entry.queue, self._keys.pool).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
         self._attempts.start(Claim(entry.rid, attempt, entry.queue, claimed))
 
     async def _make_groups(self) -> None:
