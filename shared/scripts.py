@@ -42,7 +42,7 @@ DEAD_MARKER_MS = 3_600_000
 """How long the marker of a condemned worker stays; no process outlives it."""
 EXPECTED_OUTPUT = 256
 """Tokens that are expected of a sequence as long as nothing is known of its tenant and its pool."""
-FAIRNESS_FIELDS = 2_000
+FAIRNESS_FIELDS = 1_000
 """Fields of a lane's ledger, four to a tenant, that the index of fairness is computed from."""
 DISCARDED_LOG_MS = 5_000
 """How long readers of a request that is discarded while it runs still find its end in the log."""

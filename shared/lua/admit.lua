@@ -48,7 +48,7 @@ if in_system >= tonumber(ARGV[6]) then return {'TENANT', in_system} end
 local set = redis.call('HMGET', KEYS[10], lane .. '.draining', lane .. '.max_requests', lane .. '.max_bytes',
   lane .. '.max_tokens')
 if set[1] == '1' then return {'CLOSED'} end
-local plan = redis.call('HMGET', KEYS[9], 'rate:' .. lane, 'turn:' .. lane)
+local plan = redis.call('HMGET', KEYS[9], 'rate:' .. lane, 'turn:' .. lane, 'arrivals')
 local rate = drain_rate(plan[1])
 -- the next turn of those that are refused: one by one, as fast as the lane drains, at most half a minute ahead
 local function turn()
@@ -89,7 +89,7 @@ if start_by > 0 and rate and held[1] > 0 then
 end
 
 local entry = enqueue({queue = KEYS[4], fair = KEYS[7], ledger = KEYS[8]}, ARGV[1], tenant, cost, bytes)
-arrived(KEYS[9], now, cost)
+redis.call('HSET', KEYS[9], 'arrivals', arrived(plan[3], now, cost))
 redis.call('SET', KEYS[3], ARGV[4])
 local facts = {'fingerprint', ARGV[2], 'lane', lane, 'queue', lane, 'entry', entry, 'tenant', tenant,
   'deadline_ms', ARGV[10], 'finish_by_ms', ARGV[11], 'cost', cost, 'bytes', bytes, 'claims', '0', 'kills', '0',

@@ -51,15 +51,18 @@ if claims > tonumber(ARGV[5]) then
   finish(k, ARGV[3], 'failed', 'too_many_attempts', ARGV[9], ARGV[6])
   return {'ENDED', 'too_many_attempts'}
 end
-drained(KEYS[15], ARGV[11], now, tonumber(redis.call('HGET', KEYS[14], 'n') or '0'))
-local flags, backlog = {}, false
-for i = 12, #ARGV do flags[i - 11] = ARGV[i] .. '.paused' end
-flags = redis.call('HMGET', KEYS[16], unpack(flags))
-for i = 17, #KEYS do
-  backlog = backlog or (flags[i - 16] ~= '1' and redis.call('EXISTS', KEYS[i]) == 1)
+local left = tonumber(redis.call('HGET', KEYS[14], 'n') or '0')
+local backlog = left > 0
+if not backlog then -- in this queue; then perhaps in another one, unless that is paused
+  local flags = {}
+  for i = 12, #ARGV do flags[i - 11] = ARGV[i] .. '.paused' end
+  flags = redis.call('HMGET', KEYS[16], unpack(flags))
+  for i = 17, #KEYS do backlog = backlog or (flags[i - 16] ~= '1' and redis.call('EXISTS', KEYS[i]) == 1) end
 end
--- its own id may not be among them yet
-worked(KEYS[15], now, tonumber(v[12] or '0'), math.max(1, redis.call('HLEN', KEYS[12])), backlog)
+local kept = redis.call('HMGET', KEYS[15], 'rate:' .. ARGV[11], 'work')
+-- its own id may not be among the workers yet
+redis.call('HSET', KEYS[15], 'rate:' .. ARGV[11], drained(kept[1], now, left),
+  'work', worked(kept[2], now, tonumber(v[12] or '0'), math.max(1, redis.call('HLEN', KEYS[12])), backlog))
 redis.call('HSET', KEYS[4], 'state', 'running', 'owner', ARGV[1], 'attempt', ARGV[4], 'started_at_ms', now)
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
 if tonumber(v[10] or '0') > 0 then

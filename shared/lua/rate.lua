@@ -2,15 +2,15 @@
 -- The rate is that of the recent past with a backlog: while nothing waits, starts say how fast requests come, not how fast
 -- they could go. Kept as 'starts seconds last_ms', both decaying over 10 s of backlog; last_ms is 0 while nothing waits.
 --
--- drained(sched, name, now, left): one request of the queue `name` was started, `left` still wait.
+-- drained(text, now, left): what is kept in `rate:<queue>` after one request of it was started, `left` still wait.
 -- drain_rate(text): requests/s from what is kept, or nil while too little is known.
--- arrived(sched, now, cost): a request of `cost` tokens came. Kept in `arrivals` as 'tokens at_ms', decaying over 60 s.
+-- arrived(text, now, cost): what is kept in `arrivals` after a request of `cost` tokens came, as 'tokens at_ms', decaying
+-- over 60 s.
 -- arrival_rate(text, now): tokens/s from what is kept.
--- worked(sched, now, cost, workers, backlog): one of so many workers has started a request; backlog: others still wait that
--- somebody could start. Kept in `work` as 'tokens worker_seconds last_ms mean_cost', decaying over 60 s of backlog.
+-- worked(text, now, cost, workers, backlog): what is kept in `work` after one of so many workers has started a request, as
+-- 'tokens worker_seconds last_ms mean_cost', decaying over 60 s of backlog; backlog: others wait that could be started.
 -- per_worker(text): tokens/s that one worker takes while there is a backlog, or nil; and the mean cost of what was started.
-local function drained(sched, name, now, left)
-  local text = redis.call('HGET', sched, 'rate:' .. name)
+local function drained(text, now, left)
   local starts, seconds, last = 0, 0, 0
   if text then
     starts, seconds, last = text:match('^(%S+) (%S+) (%S+)$')
@@ -21,9 +21,9 @@ local function drained(sched, name, now, left)
     local keep = math.exp(-passed / 10)
     starts, seconds = starts * keep + 1, seconds * keep + passed
   elseif left <= 0 then
-    return
+    return text or '0 0 0'
   end
-  redis.call('HSET', sched, 'rate:' .. name, string.format('%.6g %.6g %.0f', starts, seconds, left > 0 and now or 0))
+  return string.format('%.6g %.6g %.0f', starts, seconds, left > 0 and now or 0)
 end
 
 local function drain_rate(text)
@@ -34,12 +34,11 @@ local function drain_rate(text)
   return starts / seconds
 end
 
-local function arrived(sched, now, cost)
-  local text = redis.call('HGET', sched, 'arrivals')
+local function arrived(text, now, cost)
   local tokens, at = 0, now
   if text then tokens, at = text:match('^(%S+) (%S+)$') end
   tokens = tokens * math.exp(-math.max(0, now - at) / 60000) + cost
-  redis.call('HSET', sched, 'arrivals', string.format('%.6g %.0f', tokens, now))
+  return string.format('%.6g %.0f', tokens, now)
 end
 
 local function arrival_rate(text, now)
@@ -48,8 +47,7 @@ local function arrival_rate(text, now)
   return tokens * math.exp(-math.max(0, now - at) / 60000) / 60
 end
 
-local function worked(sched, now, cost, workers, backlog)
-  local text = redis.call('HGET', sched, 'work')
+local function worked(text, now, cost, workers, backlog)
   local tokens, seconds, last, mean = 0, 0, 0, cost
   if text then
     tokens, seconds, last, mean = text:match('^(%S+) (%S+) (%S+) (%S+)$')
@@ -60,7 +58,7 @@ local function worked(sched, now, cost, workers, backlog)
     local keep = math.exp(-passed / 60)
     tokens, seconds = tokens * keep + cost, seconds * keep + passed * workers
   end
-  redis.call('HSET', sched, 'work', string.format('%.6g %.6g %.0f %.6g', tokens, seconds, backlog and now or 0, mean))
+  return string.format('%.6g %.6g %.0f %.6g', tokens, seconds, backlog and now or 0, mean)
 end
 
 local function per_worker(text)

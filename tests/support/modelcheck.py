@@ -92,8 +92,6 @@ class Run:
             (1.5, self._look),
             (1, self._discard),
             (0.3, replica.renewed),
-            (1, self._survey),
-            (1, self._prune),
         ]
         if not plan.faults:
             weighted += [(4, self._release), (3, self._redrive)]
@@ -252,8 +250,9 @@ class Run:
             self._replica.clients[rid] = ModelClient(world, admission)
 
     async def _prune(self) -> None:
-        _, dropped = await self._world.scripts.prune(self._world.rnd.choice(list(Lane)))
-        self._world.happened["prune"] += dropped
+        for lane in Lane:
+            _, dropped = await self._world.scripts.prune(lane)
+            self._world.happened["pruned"] += dropped
 
     async def _survey(self) -> None:
         world = self._world
@@ -281,6 +280,8 @@ class Run:
             await self._renew_condemned()
             await self._crash_poisoned()
             if turn % _CHECK_EVERY == _CHECK_EVERY - 1:
+                await self._prune()
+                await self._survey()
                 view = await look(self._world)
                 check_server(view, self._world.lineage)
                 if not self._plan.faults:
