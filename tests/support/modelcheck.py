@@ -249,14 +249,15 @@ class Run:
             world.redriven[rid] = world.redriven.get(original, original)
             self._replica.clients[rid] = ModelClient(world, admission)
 
-    async def _prune(self) -> None:
+    async def _look_after(self) -> None:
+        """Survey and prune, beside the turns and with certain replies: they take nothing from the seed's numbers."""
+        world, lossy = self._world, self._world.caller.loses
+        world.caller.loses = False
         for lane in Lane:
-            _, dropped = await self._world.scripts.prune(lane)
-            self._world.happened["pruned"] += dropped
-
-    async def _survey(self) -> None:
-        world = self._world
+            _, dropped = await world.scripts.prune(lane)
+            world.happened["pruned"] += dropped
         await world.scripts.survey([raw.decode() for raw in await world.client.hkeys(world.keys.workers)])  # type: ignore[misc]
+        world.caller.loses = lossy
 
     # ---- what happens to the server
 
@@ -280,8 +281,7 @@ class Run:
             await self._renew_condemned()
             await self._crash_poisoned()
             if turn % _CHECK_EVERY == _CHECK_EVERY - 1:
-                await self._prune()
-                await self._survey()
+                await self._look_after()
                 view = await look(self._world)
                 check_server(view, self._world.lineage)
                 if not self._plan.faults:
