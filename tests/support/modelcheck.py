@@ -250,7 +250,7 @@ class Run:
             self._replica.clients[rid] = ModelClient(world, admission)
 
     async def _look_after(self) -> None:
-        """Survey and prune, beside the turns and with certain replies: they take nothing from the seed's numbers."""
+        """Survey and prune, behind the turns and with certain replies: they change nothing of what a seed stands for."""
         world, lossy = self._world, self._world.caller.loses
         world.caller.loses = False
         for lane in Lane:
@@ -281,11 +281,11 @@ class Run:
             await self._renew_condemned()
             await self._crash_poisoned()
             if turn % _CHECK_EVERY == _CHECK_EVERY - 1:
-                await self._look_after()
                 view = await look(self._world)
                 check_server(view, self._world.lineage)
                 if not self._plan.faults:
                     check_suspects(view)
+        await self._look_after()
         await self._drain()
         view = await look(self._world)
         check_server(view, self._world.lineage)
