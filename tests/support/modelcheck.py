@@ -250,7 +250,7 @@ class Run:
             self._replica.clients[rid] = ModelClient(world, admission)
 
     async def _look_after(self) -> None:
-        """Survey and prune, behind the turns and with certain replies: they change nothing of what a seed stands for."""
+        """Survey and prune, behind the turns and with certain replies: a seed stays what it is."""
         world, lossy = self._world, self._world.caller.loses
         world.caller.loses = False
         for lane in Lane:
