@@ -36,7 +36,7 @@ from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.lanes import Lane, at_most
-from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
+from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, TURNED_AWAY, child
 from shared.outcomes import Admission, Admitted, Bounds
 from shared.registry import Pool
 from shared.scripts import Scripts
@@ -114,6 +114,7 @@ class Door:
         held = self._settings.cold_start_hold_s > 0
         closed = self._no_capacity(model, pool) if cold and not held else await self._memory.refusal()
         if closed is not None and not terms.joins:
+            _count(closed.code, valid.lane, pool)
             raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
@@ -284,11 +285,18 @@ class Door:
                     raise
                 await asyncio.sleep(_ADMIT_PAUSE_S)
         if admitted.outcome == "FULL" and closed is not None:
+            _count(closed.code, admission.lane, pool)
             raise closed
         if admitted.outcome in {"OK", "DUP"} or (admitted.outcome == "CONFLICT" and admitted.rid != admission.rid):
             return admitted
+        _count(admitted.outcome.lower(), admission.lane, pool)
         ended = admitted.outcome == "EXPIRED" and await self._clock.now_ms() >= admission.finish_by_ms
         raise refusal(admitted, lane=admission.lane, tenant_cap=admission.tenant_cap, ended=ended)
 
     def _scripts(self, keys: Keys) -> Scripts:
         return Scripts(self._client, keys, result_ttl_ms=self._settings.result_ttl_s * 1000)
+
+
+def _count(reason: str, lane: str, pool: Pool) -> None:
+    """Counts a request that gets no place."""
+    child(TURNED_AWAY, lane, pool.keys.pool, reason).inc()

@@ -16,6 +16,7 @@ from api import problems
 from api.admission import Door
 from api.catalog import Catalog
 from api.drain import Drain
+from api.queues import Queues
 from api.requests import Requests
 from api.routes import admin, completions, models, ops
 from api.routes import requests as request_routes
@@ -25,7 +26,7 @@ from api.waiting import Waiting
 from api.watch import RelayWatch
 from shared.channels import Channels
 from shared.clock import SystemClock
-from shared.connection import connect
+from shared.connection import RedisCaller, connect
 from shared.dead_letters import DeadLetters
 from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
@@ -50,6 +51,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
         waiting = Waiting(client, settings.heartbeat_s)
         tokens = Tokens(registry.tokenizer)
         app.state.catalog = catalog
+        app.state.queues = Queues(
+            registry, RedisCaller(control), settings.prefix, settings.scale_targets, SystemClock()
+        )
         app.state.channels = channels
         app.state.client = client
         app.state.dead_letters = DeadLetters(control, settings.prefix)

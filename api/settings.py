@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from api.bylane import Mode, by_lane, mode, seconds
+from api.scaling import Targets
 from shared.lanes import Lane
 from shared.outcomes import Bounds
 from shared.settings import Settings
@@ -102,6 +103,20 @@ class ApiSettings(Settings):
     def queue_modes(self) -> dict[Lane, Mode]:
         """What each lane does with a request that no slot is free for."""
         return by_lane(self.queue_mode, mode, "queue")
+
+    scale_min: int = Field(1, ge=0, description="least penstock_wanted_workers; 0 lets a pool without work have none")
+    scale_max: int = Field(100, ge=1, description="most penstock_wanted_workers")
+    scale_drain_s: float = Field(
+        60, gt=0, description="seconds in which the workers that are wanted do what waits and runs"
+    )
+    scale_age_s: float = Field(
+        2, gt=0, description="seconds that an interactive request may wait before one more worker is wanted"
+    )
+
+    @property
+    def scale_targets(self) -> Targets:
+        """What `penstock_wanted_workers` aims at."""
+        return Targets(self.scale_min, self.scale_max, self.scale_drain_s, self.scale_age_s)
 
     @property
     def bounds(self) -> Bounds:

@@ -2,12 +2,17 @@
 
 Names: `penstock_<noun>_<unit>[_total]`, in base units. The engine's own metrics (`vllm:…`) appear in the same
 exposition of a worker.
+
+Processes count what they do themselves, here with Counter, Gauge and Histogram. What a pool's queues look like is read
+from Redis by every replica when it is scraped (`api/queues.py`), so those metrics are declared as `Reading`: every
+replica says the same, and there is no value at all while Redis is away.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -23,6 +28,21 @@ def child(metric: M, *values: str) -> M:
     return metric.labels(*values)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A metric whose values are read from Redis."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    kind: Literal["gauge", "counter"] = "gauge"
+
+    @property
+    def documentation(self) -> str:
+        """The help text, with what a query has to know."""
+        return f"{self.help} Read from Redis, the same from every replica: take the max over them, never the sum."
+
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 HTTP_REQUESTS = Counter("penstock_http_requests_total", "HTTP requests answered.", ["route", "method", "code"])
@@ -34,6 +54,11 @@ PROMPT_TOKENS = Counter(
 )
 JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
 REJECTED = Counter("penstock_requests_rejected_total", "Requests refused, by error code.", ["code"])
+TURNED_AWAY = Counter(
+    "penstock_requests_turned_away_total",
+    "Requests that got no place on the queue, by reason: admit's answer, or an error code.",
+    ["lane", "model", "reason"],
+)
 FINISHED = Counter(
     "penstock_requests_finished_total", "Requests relayed to their end by this replica.", ["lane", "model", "outcome"]
 )
@@ -47,6 +72,7 @@ DURATION = Histogram(
     "penstock_request_duration_seconds", "From acceptance to the end.", ["lane", "model"], buckets=_SECONDS
 )
 STREAMS_OPEN = Gauge("penstock_streams_open", "Requests that this replica is relaying now.")
+BROKER_UP = Gauge("penstock_broker_up", "1 when the last scrape of this replica could read the queues from Redis.")
 GAP_REPAIRS = Counter("penstock_gap_repairs_total", "Times a reader went to the log.", ["cause"])
 RESUBSCRIBES = Counter("penstock_resubscribes_total", "Times the subscriber connection was made anew.")
 
@@ -67,7 +93,9 @@ PREEMPTIONS = Counter(
     "penstock_preemptions_total", "Batch attempts that had to give their slot, by how they ended.", ["outcome"]
 )
 ATTEMPTS_RUNNING = Gauge("penstock_attempts_running", "Attempts that run on this worker now.")
-QUEUE_WAIT = Histogram("penstock_queue_wait_seconds", "From admission to the first claim.", ["lane"], buckets=_SECONDS)
+QUEUE_WAIT = Histogram(
+    "penstock_queue_wait_seconds", "From admission to the first claim.", ["lane", "model"], buckets=_SECONDS
+)
 SLOTS = Gauge("penstock_worker_slots", "Sequences that this worker runs at once.")
 TOKENS = Counter("penstock_tokens_total", "Tokens counted by the engine.", ["kind"])
 FLUSHES = Counter("penstock_flushes_total", "Flushes to Redis.")
@@ -91,3 +119,38 @@ STALLS = Counter("penstock_worker_stalls_total", "Times this worker gave itself 
 ORPHANED = Counter("penstock_orphans_stopped_total", "Requests stopped because nobody followed them any more.")
 ENGINE_UP = Gauge("penstock_engine_up", "1 while the engine serves.")
 MODEL_LOAD = Gauge("penstock_model_load_seconds", "How long the engine took to start.")
+
+_LANE, _MODEL = ("lane", "model"), ("model",)
+QUEUE_DEPTH = Reading("penstock_queue_depth", "Requests that wait.", _LANE)
+QUEUE_AGE = Reading(
+    "penstock_queue_oldest_age_seconds", "How long the oldest request has been on its queue; 0 when empty.", _LANE
+)
+QUEUE_TOKENS = Reading("penstock_queue_work_tokens", "Tokens that what waits will cost.", _LANE)
+QUEUE_BYTES = Reading("penstock_queue_body_bytes", "Bytes of the bodies of what waits.", _LANE)
+QUEUE_TENANTS = Reading("penstock_queue_tenants", "Tenants of which something waits.", _LANE)
+QUEUE_DRAIN = Reading(
+    "penstock_queue_drain_per_second",
+    "Requests/s by which it drained when it last had a backlog; absent before.",
+    _LANE,
+)
+LANE_FAIRNESS = Reading(
+    "penstock_lane_fairness_ratio",
+    "Jain's index over what the waiting tenants were served of their due; 1 is fair; absent below two.",
+    _LANE,
+)
+LANE_AGED = Reading(
+    "penstock_lane_aged_picks_total", "Requests picked out of turn because of their age.", _LANE, "counter"
+)
+LANE_PAUSED = Reading("penstock_lane_paused", "1 while nothing is taken from it.", _LANE)
+LANE_DRAINING = Reading("penstock_lane_draining", "1 while nothing new is let into it.", _LANE)
+POOL_RUNNING = Reading("penstock_pool_running", "Requests that workers own.", _MODEL)
+POOL_RUNNING_TOKENS = Reading(
+    "penstock_pool_running_work_tokens", "Tokens that what runs costs in all, from the mean of late.", _MODEL
+)
+POOL_ARRIVING = Reading("penstock_pool_arriving_tokens_per_second", "Cost of what was admitted of late.", _MODEL)
+POOL_PACE = Reading(
+    "penstock_pool_worker_tokens_per_second", "Cost that one worker takes under a backlog; absent before one.", _MODEL
+)
+POOL_WORKERS = Reading("penstock_pool_workers", "Workers by state: ready, draining, lost.", ("model", "state"))
+POOL_DEAD_LETTERS = Reading("penstock_pool_dead_letters", "Requests that were given up and are kept.", _MODEL)
+WANTED_WORKERS = Reading("penstock_wanted_workers", "Workers that the work asks for, within the set bounds.", _MODEL)

@@ -7,6 +7,8 @@ server that answers and has no room to write is a disturbance, too.
 
 A condemned worker is buried again and again until nothing is left of it, the consumers of its id included. Consumers
 that a worker has left behind without a card, as after a flush, are found by a look at the groups now and then.
+
+A lane that is never empty keeps the finish tags of tenants that have gone; they are dropped slice by slice.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from shared.clock import Clock, SystemClock
 from shared.connection import RedisCaller, broker_errors
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
-from shared.lanes import QUARANTINE, QUEUES
+from shared.lanes import FAIR, QUARANTINE, QUEUES
 from shared.metrics import REAPER_CONDEMNED, REAPER_EXPIRED, REAPER_REQUEUED, RELEASED
 from shared.registry import Registry
 from shared.scripts import LEASE_MS, SUSPECT_KILLS, Scripts
@@ -34,6 +36,7 @@ _SWEEP_COUNT = 20
 _LOOKS = 5
 _STRANGERS_EVERY_TICKS = 30
 _STRANGER_IDLE_MS = 60_000
+_PRUNE_EVERY_TICKS = 5
 
 
 class Reaper:
@@ -48,6 +51,7 @@ class Reaper:
         self._clock = clock or SystemClock()
         self._missed: set[tuple[str, str]] = set()
         self._dying: set[tuple[str, str]] = set()
+        self._pruned: dict[tuple[str, str], str] = {}
         self._ticks = 0
         self._undisturbed_since_s = self._clock.monotonic_s()
 
@@ -68,6 +72,8 @@ class Reaper:
                 await self._reap(keys, scripts)
                 await self._expire(keys, scripts)
                 await self._release(keys, scripts)
+                if self._ticks % _PRUNE_EVERY_TICKS == 0:
+                    await self._prune(keys, scripts)
                 if self._ticks % _STRANGERS_EVERY_TICKS == 0:
                     await self._bury_strangers(keys, scripts)
                     await self._registry.forget(pool)
@@ -155,6 +161,12 @@ class Reaper:
     async def _next_suspect(self, keys: Keys) -> str | None:
         head = await self._client.xrange(keys.queue(QUARANTINE), count=1)
         return head[0][1][b"rid"].decode() if head else None
+
+    async def _prune(self, keys: Keys, scripts: Scripts) -> None:
+        """The next slice of each lane's ledger; where it ended is kept for the next time."""
+        for lane in sorted(FAIR):
+            where = (keys.pool, lane)
+            self._pruned[where], _ = await scripts.prune(lane, self._pruned.get(where, "0"))
 
     async def _expire(self, keys: Keys, scripts: Scripts) -> None:
         for rid in await self._due(keys):

@@ -26,6 +26,7 @@ from shared.outcomes import (
     Unclaimed,
 )
 from shared.states import State
+from shared.survey import Survey, read_survey
 from shared.wire import end_frame
 
 MOST_CLAIMS = 50
@@ -40,6 +41,8 @@ DEAD_MARKER_MS = 3_600_000
 """How long the marker of a condemned worker stays; no process outlives it."""
 EXPECTED_OUTPUT = 256
 """Tokens that are expected of a sequence as long as nothing is known of its tenant and its pool."""
+FAIRNESS_FIELDS = 1_000
+"""Fields of a lane's ledger, four to a tenant, that the index of fairness is computed from."""
 DISCARDED_LOG_MS = 5_000
 """How long readers of a request that is discarded while it runs still find its end in the log."""
 
@@ -114,8 +117,9 @@ class Scripts:
             end_frame(State.EXPIRED, "deadline_exceeded"),
         ]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.workers]
-        keys += [*self._queue_keys(entry.queue), k.sched, k.lanes]
-        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends, entry.queue]
+        names = [queue.name for queue in QUEUES]
+        keys += [*self._queue_keys(entry.queue), k.sched, k.lanes, *map(k.ledger, names)]
+        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends, entry.queue, *names]
         reply = await self._run("claim", keys, args)
         if reply[0] == b"OK":
             return Claimed(reply[1], reply[2], int(reply[3]), int(reply[4]), int(reply[5]), reply[6])
@@ -263,6 +267,23 @@ class Scripts:
         """Takes the result of a request away, now or right after its end. Returns OK or GONE."""
         keys = [self._keys.record(rid), self._keys.log(rid)]
         return _word(await self._run("discard", keys, [DISCARDED_LOG_MS]))
+
+    async def survey(self, wids: list[str]) -> Survey:
+        """What the metrics say of the pool and of these workers. Reads only."""
+        k = self._keys
+        names = [*(queue.name for queue in QUEUES), QUARANTINE]
+        keys = [k.sched, k.lanes, k.dead_letters]
+        keys += [key for name in names for key in (k.queue(name), k.ledger(name))]
+        keys += [key for wid in wids for key in (k.lease(wid), k.run(wid))]
+        return read_survey(wids, await self._run("survey", keys, [len(names), FAIRNESS_FIELDS, *names]))
+
+    async def prune(self, lane: str, cursor: str = "0", count: int = 200) -> tuple[str, int]:
+        """Drops what a lane's ledger keeps of tenants that are gone, in a slice. Returns (next cursor, how many).
+
+        `count`: fields to look at. The cursor after the last slice is "0".
+        """
+        after, dropped = await self._run("prune", [self._keys.ledger(lane)], [cursor, count])
+        return after.decode(), int(dropped)
 
     def _ending_keys(self, rid: str, owner: str, queue: str) -> list[str]:
         k = self._keys

@@ -242,7 +242,8 @@ class Intake:
     def _accept(self, entry: Entry, attempt: str, claimed: Claimed) -> None:
         child(CLAIMS, "ok").inc()
         if claimed.claims == 1:  # later ones have run in between
-            child(QUEUE_WAIT, entry.queue).observe((claimed.started_at_ms - claimed.queued_at_ms) / 1000)
+            waited_s = (claimed.started_at_ms - claimed.queued_at_ms) / 1000
+            child(QUEUE_WAIT, entry.queue, self._keys.pool).observe(waited_s)
         self._attempts.start(Claim(entry.rid, attempt, entry.queue, claimed))
 
     async def _make_groups(self) -> None:

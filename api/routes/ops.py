@@ -42,9 +42,10 @@ async def health(request: Request) -> JSONResponse:
 
 
 @router.get("/metrics")
-async def metrics() -> Response:
-    """The metrics of this replica, in Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request) -> Response:
+    """The metrics of this replica and of the queues, in Prometheus' text format."""
+    queues: bytes = await request.app.state.queues.exposition()
+    return Response(generate_latest() + queues, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _report(request: Request) -> dict[str, Any]:

@@ -24,7 +24,7 @@
 --          {'FULL', depth, after_ms}  a bound of the lane      {'SHARE', held, after_ms}  the tenant's part of it
 --          {'BUSY', running, after_ms}  no slot is free        {'LATE', wait_ms, after_ms}  it would not start in time
 --          after_ms: when to come again, -1 = unknown. Every refusal is given a later turn, as fast as the lane drains.
--- Cost: about 45 us.
+-- Cost: about 48 us.
 local known = redis.call('HGET', KEYS[2], 'fingerprint')
 if known then
   if known == ARGV[2] then return {'OK', ARGV[1], 0} end
@@ -48,7 +48,7 @@ if in_system >= tonumber(ARGV[6]) then return {'TENANT', in_system} end
 local set = redis.call('HMGET', KEYS[10], lane .. '.draining', lane .. '.max_requests', lane .. '.max_bytes',
   lane .. '.max_tokens')
 if set[1] == '1' then return {'CLOSED'} end
-local plan = redis.call('HMGET', KEYS[9], 'rate:' .. lane, 'turn:' .. lane)
+local plan = redis.call('HMGET', KEYS[9], 'rate:' .. lane, 'turn:' .. lane, 'arrivals')
 local rate = drain_rate(plan[1])
 -- the next turn of those that are refused: one by one, as fast as the lane drains, at most half a minute ahead
 local function turn()
@@ -90,6 +90,7 @@ if start_by > 0 and rate and held[1] > 0 then
 end
 
 local entry = enqueue({queue = KEYS[4], fair = KEYS[7], ledger = KEYS[8]}, ARGV[1], tenant, cost, bytes)
+redis.call('HSET', KEYS[9], 'arrivals', arrived(plan[3], now, cost))
 redis.call('SET', KEYS[3], ARGV[4])
 local facts = {'fingerprint', ARGV[2], 'lane', lane, 'queue', lane, 'entry', entry, 'tenant', tenant,
   'deadline_ms', ARGV[10], 'finish_by_ms', ARGV[11], 'cost', cost, 'bytes', bytes, 'claims', '0', 'kills', '0',

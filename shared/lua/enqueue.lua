@@ -5,34 +5,39 @@
 -- queueing over cost: a request's start tag is where its tenant's last request ends, at least the lane's virtual time, and
 -- the smallest tag is served first. again: it was served before, so it owes nothing and comes first of its lane. The group
 -- starts at 0, so that nothing is skipped after a flush.
--- dequeue(q, entry, tenant, cost, bytes): the entry is gone from everywhere; safe to call twice.
--- Ledger: v, virtual time; n, c, b: requests, tokens, bytes that wait; n:<tenant>, c:<tenant> of them; f:<tenant>, finish
--- tag. An empty queue has no ledger: where nobody waits, nobody owes anybody anything.
+-- dequeue(q, entry, tenant, cost, bytes, served): the entry is gone from everywhere; safe to call twice. served: because its
+-- turn has come.
+-- Ledger: v, virtual time; n, c, b, t: requests, tokens, bytes, tenants that wait; n:<tenant>, c:<tenant> of them;
+-- f:<tenant>, finish tag; a:<tenant>, what a tenant of a lane got since it began to wait: 'start tag of its first request,
+-- tokens served, largest cost' (see survey). An empty queue has no ledger: where nobody waits, nobody owes anybody anything.
 local function enqueue(q, rid, tenant, cost, bytes, again)
   if redis.call('EXISTS', q.queue) == 0 then redis.call('XGROUP', 'CREATE', q.queue, 'g', '0', 'MKSTREAM') end
   local entry = redis.call('XADD', q.queue, '*', 'rid', rid, 'cost', cost)
   local fn, fc, ff = 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant
-  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff)
+  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff, 't')
   local fields = {'n', (v[2] or 0) + 1, 'c', (v[3] or 0) + cost, 'b', (v[4] or 0) + bytes,
     fn, (v[5] or 0) + 1, fc, (v[6] or 0) + cost}
+  local function also(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+  if not v[5] then also('t', (v[8] or 0) + 1) end
   if q.fair then
     local start = tonumber(v[1] or '0')
     if not again then
       start = math.max(start, tonumber(v[7] or '0'))
-      fields[11], fields[12] = ff, start + cost
+      also(ff, start + cost)
     end
+    if not v[5] then also('a:' .. tenant, string.format('%.14g 0 %s', start, cost)) end
     redis.call('ZADD', q.fair, start, entry)
   end
   redis.call('HSET', q.ledger, unpack(fields))
   return entry
 end
 
-local function dequeue(q, entry, tenant, cost, bytes)
+local function dequeue(q, entry, tenant, cost, bytes, served)
   redis.call('XACK', q.queue, 'g', entry)
   if q.fair then redis.call('ZREM', q.fair, entry) end
   if redis.call('XDEL', q.queue, entry) == 0 then return end
-  local fn, fc, ff = 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant
-  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff)
+  local fn, fc, ff, fa = 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant, 'a:' .. tenant
+  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff, 't', fa)
   local left, of_tenant = (v[2] or 0) - 1, (v[5] or 0) - 1
   if left <= 0 then
     redis.call('DEL', q.ledger)
@@ -41,8 +46,13 @@ local function dequeue(q, entry, tenant, cost, bytes)
   local fields = {'n', left, 'c', (v[3] or 0) - cost, 'b', (v[4] or 0) - bytes}
   if of_tenant > 0 then
     fields[7], fields[8], fields[9], fields[10] = fn, of_tenant, fc, (v[6] or 0) - cost
+    if served and v[9] then
+      local since, got, largest = v[9]:match('^(%S+) (%S+) (%S+)$')
+      fields[11], fields[12] = fa, string.format('%s %.14g %.14g', since, got + cost, math.max(largest, cost))
+    end
   else
-    redis.call('HDEL', q.ledger, fn, fc)
+    fields[7], fields[8] = 't', math.max(0, (v[8] or 0) - 1)
+    redis.call('HDEL', q.ledger, fn, fc, fa)
     -- a finish tag that lies behind is no debt any more
     if tonumber(v[7] or '0') <= tonumber(v[1] or '0') then redis.call('HDEL', q.ledger, ff) end
   end

@@ -48,7 +48,7 @@ async def test_no_splice_and_no_hang_when_the_server_loses_history(server: Serve
         assert any(counts[fault] for counts in happened), f"no run had: {fault}"
 
 
-SPLICED = "two generations in one answer|gap or repeat"
+SPLICED = r"two generations in one answer|gap or repeat|lost its tail"
 MARKER_IGNORED = Patch("step", "if redis.call('EXISTS', dead) == 1 then return false end", "")
 BROKEN = {
     "step that knows neither marker nor fence": (

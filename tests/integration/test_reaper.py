@@ -230,3 +230,22 @@ async def test_a_pool_with_a_dead_letter_is_not_forgotten(client: redis.asyncio.
     await client.xdel(shard.keys.dead_letters, entry)
     assert await registry.forget("pool")
     assert await registry.known() == set()
+
+
+async def test_the_tags_of_tenants_that_are_gone_go_though_the_lane_is_never_empty(
+    reaper: Reaper, shard: Shard
+) -> None:
+    for i in range(4):
+        await shard.admit(f"once-{i}", tenant=f"t{i}")
+        await shard.admit(f"s{i}", tenant="steady")
+    await shard.admit("last", tenant="steady")
+    for i in range(8):
+        assert isinstance(await shard.scripts.claim("w1", await shard.delivered(), f"a{i}"), Claimed)
+    ledger = shard.keys.ledger("standard")
+    assert await shard.client.hexists(ledger, "f:t1")  # type: ignore[misc]
+    more = {f"{field}{i}": 1 for i in range(1_000) for field in ("f:gone", "n:waits", "c:waits")}
+    await shard.client.hset(ledger, mapping=more)  # type: ignore[misc]
+    for _ in range(5 * 30):  # a slice in five rounds
+        await reaper.tick()
+    left = {name.decode() for name in await shard.client.hkeys(ledger)}  # type: ignore[misc]
+    assert {name for name in left if name.startswith("f:")} == {"f:steady"}

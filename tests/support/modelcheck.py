@@ -258,6 +258,16 @@ class Run:
             world.redriven[rid] = world.redriven.get(original, original)
             self._replica.clients[rid] = ModelClient(world, admission)
 
+    async def _look_after(self) -> None:
+        """Survey and prune, behind the turns and with certain replies: a seed stays what it is."""
+        world, lossy = self._world, self._world.caller.loses
+        world.caller.loses = False
+        for lane in Lane:
+            _, dropped = await world.scripts.prune(lane)
+            world.happened["pruned"] += dropped
+        await world.scripts.survey([raw.decode() for raw in await world.client.hkeys(world.keys.workers)])  # type: ignore[misc]
+        world.caller.loses = lossy
+
     # ---- what happens to the server
 
     async def _roll_back(self) -> None:
@@ -284,6 +294,7 @@ class Run:
                 check_server(view, self._world.lineage)
                 if not self._plan.faults:
                     check_suspects(view)
+        await self._look_after()
         await self._drain()
         view = await look(self._world)
         check_server(view, self._world.lineage)

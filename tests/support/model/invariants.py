@@ -74,7 +74,9 @@ async def _look_at_queues(world: World, view: View) -> None:
             pending = await world.client.xpending_range(key, "g", "-", "+", 10_000)
             view.delivered[name] = {found["message_id"].decode() for found in pending}
         ledger = await world.client.hgetall(world.keys.ledger(name))  # type: ignore[misc]
-        view.ledgers[name] = {field_name: float(value) for field_name, value in _text(ledger).items()}
+        view.ledgers[name] = {
+            field_name: float(value) for field_name, value in _text(ledger).items() if not field_name.startswith("a:")
+        }
         view.fair[name] = {entry_id.decode() for entry_id in await world.client.zrange(world.keys.fair(name), 0, -1)}
 
 
@@ -180,6 +182,8 @@ def _check_queue(name: str, view: View) -> None:
     for record in waiting:
         cost, tenant = int(record["cost"]), record["tenant"]
         sums.update({"n": 1, "c": cost, "b": int(record["bytes"]), f"n:{tenant}": 1, f"c:{tenant}": cost})
+    if waiting:
+        sums["t"] = len({record["tenant"] for record in waiting})
     ledger = {key: value for key, value in view.ledgers[name].items() if key != "v" and not key.startswith("f:")}
     require(ledger == dict(sums), "the ledger of", name, "says", ledger, "and it is", dict(sums))
 
