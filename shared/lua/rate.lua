@@ -4,6 +4,7 @@
 --
 -- drained(sched, name, now, left): one request of the queue `name` was started, `left` still wait.
 -- drain_rate(text): requests/s from what is kept, or nil while too little is known.
+-- standstill(sched, name): the time since the last start does not count, nobody was allowed to start anything.
 local function drained(sched, name, now, left)
   local text = redis.call('HGET', sched, 'rate:' .. name)
   local starts, seconds, last = 0, 0, 0
@@ -27,4 +28,9 @@ local function drain_rate(text)
   starts, seconds = tonumber(starts), tonumber(seconds)
   if starts < 3 or seconds < 0.05 then return nil end
   return starts / seconds
+end
+
+local function standstill(sched, name)
+  local text = redis.call('HGET', sched, 'rate:' .. name)
+  if text then redis.call('HSET', sched, 'rate:' .. name, (text:gsub('%S+$', '0'))) end
 end
