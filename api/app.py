@@ -18,7 +18,7 @@ from api.catalog import Catalog
 from api.drain import Drain
 from api.queues import Queues
 from api.requests import Requests
-from api.routes import admin, completions, models, ops
+from api.routes import admin, completions, lanes, models, ops
 from api.routes import requests as request_routes
 from api.settings import ApiSettings
 from api.tokens import Tokens
@@ -30,6 +30,7 @@ from shared.connection import RedisCaller, connect
 from shared.dead_letters import DeadLetters
 from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
+from shared.lane_admin import LaneAdmin
 from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.services import ServiceGroup
@@ -57,6 +58,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.channels = channels
         app.state.client = client
         app.state.dead_letters = DeadLetters(control, settings.prefix)
+        app.state.lane_admin = LaneAdmin(
+            control, settings.prefix, result_ttl_ms=settings.result_ttl_s * 1000, bounds=settings.bounds
+        )
         app.state.watch = watch
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
@@ -85,7 +89,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(Exception, problems.on_bug)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
-    for routes in (completions, models, ops, request_routes, admin):
+    for routes in (completions, models, ops, request_routes, admin, lanes):
         app.include_router(routes.router)
     return app
 

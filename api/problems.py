@@ -76,6 +76,7 @@ _BY_REASON: dict[str, Callable[[], RequestError]] = {
     "worker_lost": errors.worker_lost,
     "too_many_attempts": errors.too_many_attempts,
     "history_lost": errors.history_lost,
+    "purged": errors.purged,
 }
 
 

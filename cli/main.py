@@ -16,6 +16,7 @@ Penstock serves large language models through a queue.
   penstock api [flags]                        one replica: HTTP in, queue out
   penstock worker [flags] [-- engine flags]   one worker: one engine, one model
   penstock dlq ls|show|redrive|drop           requests that were given up, and what to do with them
+  penstock lanes [pause|resume|drain|purge|set|unset]   what waits in the lanes; stops and changes them
   penstock version                            versions of Penstock, Python and vLLM
 
 Each command has --help. Settings also come from the environment (PENSTOCK_<NAME>) and from .env.
@@ -38,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         from cli import dlq  # noqa: PLC0415 - as above
 
         return dlq.main(arguments[1:])
+    if name == "lanes":
+        from cli import lanes  # noqa: PLC0415 - as above
+
+        return lanes.main(arguments[1:])
     if name in {"version", "--version", "-V"}:
         print(_versions())
         return 0

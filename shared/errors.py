@@ -247,3 +247,9 @@ def internal_error() -> RequestError:
 def cancelled() -> RequestError:
     """499: the request was cancelled; seen by other readers of the same request, never by whoever has left."""
     return RequestError(499, "cancelled", "The request was cancelled.", should_retry=False)
+
+
+def purged() -> RequestError:
+    """499: an operator took the request off its queue, before it was started or while it waited to go on."""
+    message = "An operator removed the request from the queue. Send it again only if you are told to."
+    return RequestError(499, "cancelled", message, should_retry=False)

@@ -6,6 +6,7 @@ them again (`luascripts.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from shared.errors import BrokerUnavailableError
@@ -105,6 +106,11 @@ class Scripts:
                 args += (queue.name, queue.weight, queue.age_limit_ms)
         reply = await self._run("pull", keys, args)
         return [Entry(queue.decode(), entry.decode(), rid.decode()) for queue, entry, rid in reply]
+
+    async def setlane(self, lane: str, changes: Mapping[str, str]) -> int:
+        """Changes settings of a lane (see lane_settings); an empty value takes one back. Returns how many changed."""
+        keys = [self._keys.lanes, self._keys.sched, self._keys.queue(lane)]
+        return int(await self._run("setlane", keys, [lane, *(word for pair in changes.items() for word in pair)]))
 
     async def claim(self, wid: str, entry: Entry, attempt: str) -> Claimed | Unclaimed:
         """Queued → running under `attempt`, or the end of a request that must not run."""

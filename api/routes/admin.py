@@ -14,8 +14,8 @@ from shared.errors import RequestError, invalid_api_key, not_found
 _MOST_LISTED = 1_000
 
 
-async def operator(request: Request) -> DeadLetters:
-    """The dead letters, for a caller with an admin key. Raises RequestError (401, 403)."""
+async def operator(request: Request) -> None:
+    """Lets callers with an admin key pass. Raises RequestError (401, 403)."""
     keys: tuple[str, ...] = request.app.state.settings.admins
     if not keys:
         message = "The admin routes are closed: set PENSTOCK_ADMIN_KEYS (or --admin-keys) on the replicas to open them."
@@ -24,12 +24,15 @@ async def operator(request: Request) -> DeadLetters:
     matches = [hmac.compare_digest(sent, key.encode()) for key in keys]  # all of them: no timing to learn from
     if not any(matches):
         raise invalid_api_key("This needs an admin key.")
+
+
+async def _letters(request: Request) -> DeadLetters:
     letters: DeadLetters = request.app.state.dead_letters
     return letters
 
 
-router = APIRouter(prefix="/v1/admin/dlq", tags=["admin"])
-Letters = Annotated[DeadLetters, Depends(operator)]
+router = APIRouter(prefix="/v1/admin/dlq", tags=["admin"], dependencies=[Depends(operator)])
+Letters = Annotated[DeadLetters, Depends(_letters)]
 
 
 async def _found(letters: DeadLetters, name: str) -> Letter:

@@ -10,6 +10,7 @@
 -- worked(text, now, cost, workers, backlog): what is kept in `work` after one of so many workers has started a request, as
 -- 'tokens worker_seconds last_ms mean_cost', decaying over 60 s of backlog; backlog: others wait that could be started.
 -- per_worker(text): tokens/s that one worker takes while there is a backlog, or nil; and the mean cost of what was started.
+-- standstill(sched, name): the time since the last start does not count, nobody was allowed to start anything.
 local function drained(text, now, left)
   local starts, seconds, last = 0, 0, 0
   if text then
@@ -67,4 +68,9 @@ local function per_worker(text)
   tokens, seconds = tonumber(tokens), tonumber(seconds)
   if seconds < 1 then return nil, mean end
   return tokens / seconds, mean
+end
+
+local function standstill(sched, name)
+  local text = redis.call('HGET', sched, 'rate:' .. name)
+  if text then redis.call('HSET', sched, 'rate:' .. name, (text:gsub('%S+$', '0'))) end
 end

@@ -21,6 +21,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from shared.lane_admin import LaneAdmin
+from shared.lane_settings import DRAIN, PAUSE, RESUME
 from shared.lanes import Lane
 from shared.outcomes import Admission, Bounds
 from tests.support import servers
@@ -93,6 +95,8 @@ class Run:
             (1, self._discard),
             (0.5, self._ask_place),
             (0.3, replica.renewed),
+            (1, self._set_lane),
+            (0.3, self._purge),
         ]
         if not plan.faults:
             weighted += [(4, self._release), (3, self._redrive)]
@@ -268,6 +272,19 @@ class Run:
         await world.scripts.survey([raw.decode() for raw in await world.client.hkeys(world.keys.workers)])  # type: ignore[misc]
         world.caller.loses = lossy
 
+    async def _set_lane(self) -> None:
+        """An operator pauses, drains or resumes a lane, or changes its weight."""
+        change = self._world.rnd.choice([PAUSE, DRAIN, RESUME, RESUME, RESUME, {"weight": "5"}])
+        changed = await self._world.scripts.setlane(self._world.rnd.choice(list(Lane)), change)
+        self._world.happened[f"lane {next(iter(change))}"] += changed
+
+    async def _purge(self) -> None:
+        """An operator ends what waits in a lane."""
+        world = self._world
+        admin = LaneAdmin(world.client, world.keys.prefix, result_ttl_ms=_LATE_MS)
+        async for count in admin.purge(world.keys.pool, world.rnd.choice(list(Lane))):
+            world.happened["purged"] += count
+
     # ---- what happens to the server
 
     async def _roll_back(self) -> None:
@@ -313,6 +330,8 @@ class Run:
         """No more faults; everything must come to its end."""
         world = self._world
         world.caller.loses = False
+        for lane in Lane:
+            await world.scripts.setlane(lane, RESUME)
         for zombie in self._zombies:
             await world.client.delete(world.keys.lease(zombie.wid))
         for turn in range(_DRAIN_ROUNDS):

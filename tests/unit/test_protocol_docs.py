@@ -14,6 +14,7 @@ from api import problems
 from api.refusals import FALLBACK_S
 from shared.errors import RequestError
 from shared.keys import GlobalKeys, Keys
+from shared.lane_settings import FIELDS
 from shared.lanes import QUEUES
 from shared.luascripts import CHUNKS, load, script_names
 from shared.states import MOVES, TERMINAL, State
@@ -71,6 +72,14 @@ def test_the_scripts_know_every_field_of_the_record_table() -> None:
     for row in rows(section("The record")):
         field = row[0].strip("`")
         assert f"'{field}'" in lua, f"no script knows the field {field}"
+
+
+def test_the_settings_of_a_lane_are_the_ones_that_the_scripts_read() -> None:
+    table = {row[0].strip("`"): row[2].split(", ") for row in rows(section("Lanes in the running system"))}
+    assert sorted(table) == sorted(FIELDS)
+    for name, readers in table.items():
+        reading = {script for script in script_names() if f".{name}'" in load(script).text}
+        assert set(readers) <= reading, f"{name} is read by {reading}"
 
 
 def test_the_state_machine_is_moves() -> None:

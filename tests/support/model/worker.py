@@ -91,7 +91,9 @@ class ModelWorker:
         self.condemned = False
         self.poisoned = False
         self.running: dict[str, Running] = {}
-        self._doubles: list[tuple[str, Running]] = []  # it was given the same request again, and still runs this one
+        self._doubles: list[
+            tuple[str, Running, int]
+        ] = []  # it was given the same request again, and still runs this one
         self._delivered: list[Entry] = []
 
     async def present(self) -> None:
@@ -170,7 +172,7 @@ class ModelWorker:
         require(claimed.body == b"body of " + original.encode(), "wrong body", entry.rid, claimed.body)
         self.poisoned = self.poisoned or original in world.poison
         if entry.rid in self.running:
-            self._doubles.append((entry.rid, self.running[entry.rid]))
+            self._double(entry.rid)
         self.running[entry.rid] = run = Running(attempt, claimed, claimed.log)
         history = History.of(claimed.log)
         if history is None:
@@ -206,19 +208,29 @@ class ModelWorker:
                 self.running[rid].landed(frame)
         await self._obey(stepped.box)
 
+    def _double(self, rid: str) -> None:
+        self._doubles.append((rid, self.running[rid], self._world.happened["rolled back"]))
+
     async def step_double(self) -> None:
-        """An attempt whose request this worker was given once more goes on, too."""
+        """An attempt whose request this worker was given once more goes on, too.
+
+        It is refused, unless the server has been rolled back since then, perhaps to where it was the owner.
+        """
         if not self._doubles:
             return
-        rid, run = self._doubles.pop()
+        rid, run, rollbacks = self._doubles.pop()
         frame = run.frame(1)
         try:
             stepped = await self._world.scripts.step(self.wid, [(rid, run.attempt, run.log_len, frame)])
-            require(stepped.refused, "two attempts of", rid, "are both served")
+            owner_again = self._world.happened["rolled back"] > rollbacks
+            require(stepped.refused or owner_again, "two attempts of", rid, "are both served")
+            if not stepped.refused:
+                run.landed(frame)
+                frame = b""
             if await self._restored(rid, run, frame):
                 self._world.happened["double restored"] += 1
                 if rid in self.running:
-                    self._doubles.append((rid, self.running[rid]))
+                    self._double(rid)
                 self.running[rid] = run
         except FencedError:
             self._fenced()
