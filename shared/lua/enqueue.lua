@@ -1,18 +1,26 @@
 -- Included by scripts that put a request on a queue or take it off one. Every queue is a stream with the group `g` and a
 -- ledger; a lane has a fair index besides (ADR 0012). q names the keys: queue, ledger, and for a lane fair.
 --
--- enqueue(q, rid, tenant, cost, bytes, again): returns the entry's id. In a lane the tenants share by start-time fair
+-- waiting(q, tenant): what the ledger says: v, n, c, b, and n, c, f of the tenant.
+-- enqueue(q, rid, tenant, cost, bytes, again, v): returns the entry's id; v: what `waiting` has just said, if asked. In a lane the tenants share by start-time fair
 -- queueing over cost: a request's start tag is where its tenant's last request ends, at least the lane's virtual time, and
 -- the smallest tag is served first. again: it was served before, so it owes nothing and comes first of its lane. The group
 -- starts at 0, so that nothing is skipped after a flush.
 -- dequeue(q, entry, tenant, cost, bytes): the entry is gone from everywhere; safe to call twice.
 -- Ledger: v, virtual time; n, c, b: requests, tokens, bytes that wait; n:<tenant>, c:<tenant> of them; f:<tenant>, finish
 -- tag. An empty queue has no ledger: where nobody waits, nobody owes anybody anything.
-local function enqueue(q, rid, tenant, cost, bytes, again)
-  if redis.call('EXISTS', q.queue) == 0 then redis.call('XGROUP', 'CREATE', q.queue, 'g', '0', 'MKSTREAM') end
-  local entry = redis.call('XADD', q.queue, '*', 'rid', rid, 'cost', cost)
+local function waiting(q, tenant)
+  return redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant)
+end
+
+local function enqueue(q, rid, tenant, cost, bytes, again, v)
+  local entry = redis.call('XADD', q.queue, 'NOMKSTREAM', '*', 'rid', rid, 'cost', cost)
+  if not entry then
+    redis.call('XGROUP', 'CREATE', q.queue, 'g', '0', 'MKSTREAM')
+    entry = redis.call('XADD', q.queue, '*', 'rid', rid, 'cost', cost)
+  end
   local fn, fc, ff = 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant
-  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff)
+  v = v or waiting(q, tenant)
   local fields = {'n', (v[2] or 0) + 1, 'c', (v[3] or 0) + cost, 'b', (v[4] or 0) + bytes,
     fn, (v[5] or 0) + 1, fc, (v[6] or 0) + cost}
   if q.fair then
@@ -32,7 +40,7 @@ local function dequeue(q, entry, tenant, cost, bytes)
   if q.fair then redis.call('ZREM', q.fair, entry) end
   if redis.call('XDEL', q.queue, entry) == 0 then return end
   local fn, fc, ff = 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant
-  local v = redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', fn, fc, ff)
+  local v = waiting(q, tenant)
   local left, of_tenant = (v[2] or 0) - 1, (v[5] or 0) - 1
   if left <= 0 then
     redis.call('DEL', q.ledger)
