@@ -1,16 +1,29 @@
 -- Included by scripts that put a request on a queue or take it off one. Every queue is a stream with the group `g` and a
 -- ledger; a lane has a fair index besides (ADR 0012). q names the keys: queue, ledger, and for a lane fair.
 --
--- waiting(q, tenant): what the ledger says: v, n, c, b, and n, c, f of the tenant.
+-- waiting(q, tenant): what the ledger says: v, n, c, b, then n, c, f of the tenant, then t.
 -- enqueue(q, rid, tenant, cost, bytes, again, v): returns the entry's id; v: what `waiting` has just said, if asked. In a lane the tenants share by start-time fair
--- queueing over cost: a request's start tag is where its tenant's last request ends, at least the lane's virtual time, and
--- the smallest tag is served first. again: it was served before, so it owes nothing and comes first of its lane. The group
+-- queueing over cost: a request's start tag is where its tenant's last request ends, at least the lane's virtual time if
+-- nothing of its tenant waits, and the smallest tag is served first. again: it was served before, so it owes nothing and comes first of its lane. The group
 -- starts at 0, so that nothing is skipped after a flush.
 -- dequeue(q, entry, tenant, cost, bytes): the entry is gone from everywhere; safe to call twice.
--- Ledger: v, virtual time; n, c, b: requests, tokens, bytes that wait; n:<tenant>, c:<tenant> of them; f:<tenant>, finish
--- tag. An empty queue has no ledger: where nobody waits, nobody owes anybody anything.
+-- Ledger: v, virtual time; n, c, b: requests, tokens, bytes that wait; t: tenants that wait; n:<tenant>, c:<tenant> of
+-- them; f:<tenant>, finish tag; s: where to look next for finish tags to forget. An empty queue has no ledger: where nobody waits, nobody owes anybody anything.
 local function waiting(q, tenant)
-  return redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant)
+  return redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant, 't')
+end
+
+-- A finish tag is left by each tenant whose last request goes. One that lies behind the virtual time is no debt any more,
+-- and where there are very many, a debt is not worth its place: then some are looked at each time, so that a lane that is
+-- never empty forgets, too. A tenant that waits keeps its own, and so its fair share.
+local function forget(ledger, tenants)
+  if redis.call('HLEN', ledger) < 1000 + 4 * tenants then return end
+  local found = redis.call('HSCAN', ledger, redis.call('HGET', ledger, 's') or '0', 'COUNT', 8)
+  redis.call('HSET', ledger, 's', found[1])
+  for i = 1, #found[2], 2 do
+    local tenant = found[2][i]:match('^f:(.*)$')
+    if tenant and redis.call('HEXISTS', ledger, 'n:' .. tenant) == 0 then redis.call('HDEL', ledger, found[2][i]) end
+  end
 end
 
 local function enqueue(q, rid, tenant, cost, bytes, again, v)
@@ -23,11 +36,21 @@ local function enqueue(q, rid, tenant, cost, bytes, again, v)
   v = v or waiting(q, tenant)
   local fields = {'n', (v[2] or 0) + 1, 'c', (v[3] or 0) + cost, 'b', (v[4] or 0) + bytes,
     fn, (v[5] or 0) + 1, fc, (v[6] or 0) + cost}
+  local function also(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+  if not v[5] then also('t', (v[8] or 0) + 1) end
   if q.fair then
-    local start = tonumber(v[1] or '0')
-    if not again then
-      start = math.max(start, tonumber(v[7] or '0'))
-      fields[11], fields[12] = ff, start + cost
+    local start, finish = tonumber(v[1] or '0'), tonumber(v[7] or '0')
+    if again then
+      also(ff, math.max(start, finish))
+    else
+      if v[5] and v[7] then
+        start = finish
+      else
+        -- no further behind the head than its own cost, or the head's tenant would get more than its share meanwhile
+        local head = start > 0 and redis.call('ZRANGE', q.fair, 0, 0, 'WITHSCORES') or {}
+        start = math.max(finish, head[2] and math.min(start, head[2] + cost) or start)
+      end
+      also(ff, start + cost)
     end
     redis.call('ZADD', q.fair, start, entry)
   end
@@ -51,8 +74,9 @@ local function dequeue(q, entry, tenant, cost, bytes)
     fields[7], fields[8], fields[9], fields[10] = fn, of_tenant, fc, (v[6] or 0) - cost
   else
     redis.call('HDEL', q.ledger, fn, fc)
-    -- a finish tag that lies behind is no debt any more
+    if v[5] then fields[7], fields[8] = 't', (v[8] or 1) - 1 end
     if tonumber(v[7] or '0') <= tonumber(v[1] or '0') then redis.call('HDEL', q.ledger, ff) end
+    if q.fair then forget(q.ledger, tonumber(v[8] or '1')) end
   end
   redis.call('HSET', q.ledger, unpack(fields))
 end

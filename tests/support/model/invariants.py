@@ -180,7 +180,10 @@ def _check_queue(name: str, view: View) -> None:
     for record in waiting:
         cost, tenant = int(record["cost"]), record["tenant"]
         sums.update({"n": 1, "c": cost, "b": int(record["bytes"]), f"n:{tenant}": 1, f"c:{tenant}": cost})
-    ledger = {key: value for key, value in view.ledgers[name].items() if key != "v" and not key.startswith("f:")}
+    if waiting:
+        sums["t"] = len({record["tenant"] for record in waiting})
+    kept = view.ledgers[name].items()
+    ledger = {key: value for key, value in kept if key not in {"v", "s"} and not key.startswith("f:")}
     require(ledger == dict(sums), "the ledger of", name, "says", ledger, "and it is", dict(sums))
 
 
