@@ -60,15 +60,14 @@ def _gap(history: History, pair: tuple[Hashable, Hashable], who: Callable[[Sent]
             if name in waits:
                 waits[name] += 1
             continue
-        if all(waits.values()):
-            if name in waits:
-                ahead += (1 if name == pair[0] else -1) * sent.cost / history.weights[sent.lane]
-            low, high = min(low, ahead), max(high, ahead)
-            most = max(most, high - low)
-        else:
-            ahead = low = high = 0.0
         if name in waits:
+            if all(waits.values()):
+                ahead += (1 if name == pair[0] else -1) * sent.cost / history.weights[sent.lane]
+                low, high = min(low, ahead), max(high, ahead)
+                most = max(most, high - low)
             waits[name] -= 1
+            if not waits[name]:
+                ahead = low = high = 0.0
     return most
 
 
