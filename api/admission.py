@@ -13,12 +13,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from api.auth import sharing_tenant
 from api.catalog import Catalog
 from api.idempotency import PLAIN, RETRY_TTL_S, Place, Status, Terms, place
 from api.memory import Memory
+from api.refusals import refusal
 from api.relay import Relay
 from api.requests import Facts, Requests
 from api.schemas import ValidRequest
+from api.serverclock import ServerClock
 from api.settings import ApiSettings
 from api.shape import Shape
 from api.watch import RelayWatch
@@ -29,6 +32,7 @@ from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
+from shared.lanes import Lane, at_most
 from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
 from shared.outcomes import Admission, Admitted, Bounds
 from shared.registry import Pool
@@ -39,8 +43,6 @@ log = logging.getLogger(__name__)
 
 _ADMIT_TRIES = 8
 _ADMIT_PAUSE_S = 0.25
-_RETRY_AFTER_FULL_S = 5
-_RETRY_AFTER_COLD_S = 10
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Ticket:
         stays: it goes on when nobody follows it.
         status: what its idempotency key led to; empty without one.
         shape: the form that the client wants, where that may not be the one in the log.
+        cold: it was let in while no worker of its model lived.
     """
 
     rid: str
@@ -62,6 +65,7 @@ class Ticket:
     stays: bool = False
     status: Status = ""
     shape: Shape | None = None
+    cold: bool = False
 
 
 class Door:
@@ -83,6 +87,7 @@ class Door:
         self._catalog = catalog
         self._watch = watch
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
+        self._clock = ServerClock(client, SystemClock())
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -96,14 +101,17 @@ class Door:
         accepted_at_s = time.monotonic()
         if self.draining:
             raise errors.replica_stopping()
+        valid = self._in_its_lane(valid)
         model, pool = await self._catalog.pool_of(valid.model)
-        closed = await self._memory.refusal() if pool.workers else errors.no_capacity(model, _RETRY_AFTER_COLD_S)
+        cold = not pool.workers
+        held = self._settings.cold_start_hold_s > 0
+        closed = self._no_capacity(model, pool) if cold and not held else await self._memory.refusal()
         if closed is not None and not terms.joins:
             raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
         request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
-        admission = self._admission(rid, valid, tenant, encode(request), terms)
+        admission = await self._admission(rid, valid, tenant, encode(request), terms, pool)
         if closed is not None:
             # nothing new gets in, an answer that is there gets out
             admission = replace(admission, bounds=Bounds(requests=0))
@@ -114,7 +122,7 @@ class Door:
             await self._join(ticket, valid, await self._place(pool, admission, terms, closed))
 
         relay = self._relay(pool.keys, rid, readmit)
-        ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s)
+        ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s, cold=cold)
         try:
             # Both at once. A confirmation that comes after the admission may have missed a frame: the log has it.
             confirmed = self._channels.follow(pool.keys.channel(rid), relay)
@@ -151,6 +159,7 @@ class Door:
         relay, keys = ticket.relay, ticket.keys
         if found.rid == relay.rid:
             return
+        ticket.lane = found.lane or ticket.lane
         self._channels.unsubscribe(keys.channel(relay.rid), relay)
         relay.rid = ticket.rid = found.rid
         ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
@@ -202,28 +211,53 @@ class Door:
         except BrokerUnavailableError as error:
             log.debug("request %s is left to its worker: %s", rid, error)
 
-    def _admission(self, rid: str, valid: ValidRequest, tenant: str, body: bytes, terms: Terms) -> Admission:
-        now_s = time.time()
-        settings = self._settings
+    def _in_its_lane(self, valid: ValidRequest) -> ValidRequest:
+        """The request in the lane that it asks for, or the highest one that it may have. Raises RequestError (403)."""
+        lane = at_most(valid.lane, Lane(self._settings.max_lane))
+        if lane == valid.lane:
+            return valid
+        if self._settings.max_lane_strict:
+            raise errors.lane_not_allowed(valid.lane, lane)
+        return replace(valid, lane=lane)
+
+    def _no_capacity(self, model: str, pool: Pool) -> RequestError:
+        return errors.no_capacity(model, pool.cold_start_ms / 1000 or self._settings.cold_start_s)
+
+    async def nobody_came(self, ticket: Ticket) -> RequestError | None:
+        """The error for a request that waited for a worker of a model that had none, if there still is none."""
+        model, pool = await self._catalog.pool_of(ticket.model)
+        return None if pool.workers else self._no_capacity(model, pool)
+
+    async def _admission(
+        self, rid: str, valid: ValidRequest, caller: str, body: bytes, terms: Terms, pool: Pool
+    ) -> Admission:
+        settings, lane = self._settings, valid.lane
+        wait_s, whole_s = settings.queue_timeouts_s[lane], settings.request_timeouts_s[lane]
+        if not pool.workers and settings.cold_start_hold_s:
+            wait_s = min(wait_s, settings.cold_start_hold_s)
+        limits = terms.patience.limits(await self._clock.now_ms(), wait_s, whole_s)
+        rejects = settings.queue_modes[lane] == "reject" and bool(pool.workers)
+        tenant = sharing_tenant(caller, valid.user)
         fingerprint = valid.fingerprint(tenant)
         keep_s = settings.idempotency_ttl_s if terms.key else 0
-        patience_s = min(self._settings.queue_timeout_s, self._settings.request_timeout_s)
         return Admission(
             rid=rid,
             fingerprint=fingerprint,
-            lane=valid.lane,
+            lane=lane,
             body=body,
             tenant=tenant,
-            tenant_cap=self._settings.tenant_max,
+            tenant_cap=settings.tenant_max,
             prompt_tokens=valid.prompt_tokens,
             output_limit=valid.output_limit,
             sequences=valid.width,
-            bounds=self._settings.bounds,
-            deadline_ms=int((now_s + patience_s) * 1000),
-            finish_by_ms=int((now_s + settings.request_timeout_s) * 1000),
+            bounds=settings.bounds,
+            slots=pool.slots if rejects else None,
+            workers=tuple(worker.wid for worker in pool.workers) if rejects else (),
+            deadline_ms=limits.start_by_ms,
+            finish_by_ms=limits.finish_by_ms,
             idempotency=terms.scope(tenant, valid.endpoint, fingerprint),
             # the key outlives the answer: a key whose answer is gone says so, instead of starting again
-            idempotency_ttl_ms=int((keep_s + settings.request_timeout_s) if terms.key else RETRY_TTL_S) * 1000,
+            idempotency_ttl_ms=int((keep_s + whole_s) if terms.key else RETRY_TTL_S) * 1000,
             binding=terms.joins,
             keep_ms=keep_s * 1000,
             stays=terms.stays,
@@ -242,22 +276,10 @@ class Door:
                 await asyncio.sleep(_ADMIT_PAUSE_S)
         if admitted.outcome == "FULL" and closed is not None:
             raise closed
-        if admitted.outcome != "DUP" and (admitted.outcome != "CONFLICT" or admitted.rid == admission.rid):
-            _refuse(admitted, pool.keys.pool)
-        return admitted
+        if admitted.outcome in {"OK", "DUP"} or (admitted.outcome == "CONFLICT" and admitted.rid != admission.rid):
+            return admitted
+        ended = admitted.outcome == "EXPIRED" and await self._clock.now_ms() >= admission.finish_by_ms
+        raise refusal(admitted, lane=admission.lane, tenant_cap=admission.tenant_cap, ended=ended)
 
     def _scripts(self, keys: Keys) -> Scripts:
         return Scripts(self._client, keys, result_ttl_ms=self._settings.result_ttl_s * 1000)
-
-
-def _refuse(admitted: Admitted, model: str) -> None:
-    """Raises the RequestError of an admission that did not succeed."""
-    if admitted.outcome in {"FULL", "SHARE", "BUSY", "LATE", "CLOSED"}:
-        raise errors.queue_full(admitted.number, _RETRY_AFTER_FULL_S)
-    if admitted.outcome == "TENANT":
-        raise errors.too_many_requests(admitted.number, _RETRY_AFTER_FULL_S)
-    if admitted.outcome == "EXPIRED":
-        raise errors.queue_timeout()
-    if admitted.outcome != "OK":
-        message = f"The request for {model} was refused: {admitted.outcome}."
-        raise errors.RequestError(409, "conflict", message, should_retry=False)

@@ -1,15 +1,22 @@
-"""Who is calling. A FastAPI dependency, so a refusal precedes everything else."""
+"""Who is calling. A FastAPI dependency, so a refusal precedes everything else.
+
+With API keys set, a tenant is a key. Without, everybody is `anonymous` and may look at everything that came without a
+key; the `user` that a body names only decides with whom its request shares the queue.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 
 from fastapi import Request
 
-from shared.errors import RequestError
+from shared.errors import invalid_api_key
 
 ANONYMOUS = "anonymous"
+_KEYED = "key-"
+_PLAIN_NAME = re.compile(r"[\x21-\x7e]{1,64}")
 
 
 async def tenant_of(request: Request) -> str:
@@ -20,11 +27,31 @@ async def tenant_of(request: Request) -> str:
     sent = sent_key(request)
     if sent is None:
         message = "No API key was sent. Send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
-        raise RequestError(401, "invalid_api_key", message, should_retry=False)
+        raise invalid_api_key(message)
     matches = [hmac.compare_digest(sent.encode(), key.encode()) for key in keys]  # all of them: no timing to learn from
     if not any(matches):
-        raise RequestError(401, "invalid_api_key", "The API key is not valid.", should_retry=False)
-    return "key-" + hashlib.sha256(sent.encode()).hexdigest()[:16]
+        raise invalid_api_key("The API key is not valid.")
+    return _KEYED + _digest(sent)
+
+
+def sharing_tenant(caller: str, user: str) -> str:
+    """Under which tenant's name a request queues: its caller's, and among the anonymous the `user` that it names.
+
+    A name becomes a part of fields in Redis, of log lines and of what operators read: one that is long or not plain
+    ASCII without blanks stands there as its hash.
+    """
+    if caller != ANONYMOUS or not user:
+        return caller
+    return "user-" + (user if _PLAIN_NAME.fullmatch(user) else _digest(user))
+
+
+def may_see(caller: str, tenant: str) -> bool:
+    """Whether this caller may see the requests of this tenant."""
+    return caller == tenant or (caller == ANONYMOUS and not tenant.startswith(_KEYED))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def sent_key(request: Request) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from api.deadlines import ENDLESS, Patience, patience_of
 from api.requests import Facts
 from shared import errors
 from shared.outcomes import Admitted
@@ -40,12 +41,14 @@ class Terms:
         strict: refuse a request whose key is in progress, instead of joining it.
         retry: an SDK tries again.
         stays: the request goes on when its client is gone.
+        patience: how long the client waits. A request that joins another one has that one's deadline.
     """
 
     key: str = ""
     strict: bool = False
     retry: bool = False
     stays: bool = False
+    patience: Patience = ENDLESS
 
     @property
     def joins(self) -> bool:
@@ -69,6 +72,8 @@ class Place:
     rid: str
     status: Status
     stays: bool
+    lane: str = ""
+    """Of the request that is joined."""
 
 
 def terms_of(headers: Mapping[str, str]) -> Terms:
@@ -81,6 +86,7 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
         strict=_choice(headers, "idempotency-mode", ("attach", "strict")) == "strict",
         retry=retries.isascii() and retries.isdecimal() and int(retries) > 0,
         stays=gone == "continue" or (gone is None and key is not None),
+        patience=patience_of(headers),
     )
 
 
@@ -119,7 +125,7 @@ async def place(
         holder = await _settled(admitted.rid, look)
         status = _joined(admitted.rid, holder, terms)
         if status and holder is not None:
-            return Place(admitted.rid, status, holder.stays)
+            return Place(admitted.rid, status, holder.stays, holder.lane)
         replaces = admitted.rid
     raise errors.idempotency_in_progress(admitted.rid)
 

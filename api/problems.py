@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from shared.metrics import REJECTED
 from shared.wire import Meta
 
 MOST_RETRY_AFTER_S = 30
+"""Official SDKs give up above two minutes; and nobody knows how fast a queue drains further ahead."""
 _ENGINE_BUSY_RETRY_S = 1
 _BUSY = 503
 _SERVER_FAULT = 500
@@ -39,14 +41,28 @@ def event(error: RequestError) -> bytes:
 
 
 def headers(error: RequestError) -> dict[str, str]:
-    """Retry headers. Retry-After has jitter, so that refused clients do not come back together."""
-    out = {}
+    """What an error's response says beyond its body: when and whether to retry, limits."""
+    out = dict(error.headers)
     if error.retry_after_s is not None:
-        jittered = error.retry_after_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
-        out["Retry-After"] = str(max(1, round(min(MOST_RETRY_AFTER_S, jittered))))
+        out.update(_retry_headers(error.retry_after_s, own_turn=error.own_turn))
     if error.should_retry is not None:
         out["x-should-retry"] = "true" if error.should_retry else "false"
     return out
+
+
+def _retry_headers(after_s: float, *, own_turn: bool) -> dict[str, str]:
+    """`Retry-After`, in whole seconds, and `retry-after-ms`, which OpenAI's SDKs look at first.
+
+    Whole seconds would bring clients back together, so they are jittered. Milliseconds are exact for a client that was
+    given a turn of its own, as long as turns are told apart: beyond `MOST_RETRY_AFTER_S` everybody gets a random moment
+    of the time before it.
+    """
+    spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
+    most_s = MOST_RETRY_AFTER_S / (1 + _JITTER)
+    jittered_s = min(after_s, most_s) * spread
+    exact_s = after_s if own_turn and after_s <= most_s else jittered_s
+    seconds = 1 if after_s <= 1 else math.ceil(jittered_s)
+    return {"Retry-After": str(max(1, seconds)), "retry-after-ms": str(max(1, math.ceil(exact_s * 1000)))}
 
 
 def response(error: RequestError, extra: dict[str, str] | None = None) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from api.auth import may_see
 from api.catalog import Catalog
 from shared import errors
 from shared.hot import HotClient
@@ -75,7 +76,7 @@ class Requests:
             raise errors.not_found(f"The request `{rid}`") from None
         for keys in await self.shards(shard):
             owner = await self._client.call("HGET", keys.record(rid), "tenant", timeout_s=_TIMEOUT_S)
-            if owner == tenant.encode():
+            if owner is not None and may_see(tenant, owner.decode()):
                 facts = await self.look(keys, rid)
                 if facts is not None and not facts.discarded:
                     return facts

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
+from api.bylane import Mode, by_lane, mode, seconds
+from shared.lanes import Lane
 from shared.outcomes import Bounds
 from shared.settings import Settings
 
@@ -17,6 +20,7 @@ class ApiSettings(Settings):
         **Settings.LEGACY_ENV,
         "api_keys": ("GATEWAY_API_KEYS", "VLLM_API_KEY"),
         "queue_max": ("QUEUE_MAX", "QUEUE_CAPACITY"),
+        "queue_mode": ("QUEUE_MODE",),
         "queue_timeout_s": ("QUEUE_TIMEOUT_S",),
         "request_timeout_s": ("REQUEST_TIMEOUT_S",),
         "tenant_max": ("MAX_CONCURRENT_REQUESTS",),
@@ -36,8 +40,25 @@ class ApiSettings(Settings):
     queue_max_tokens: int = Field(50_000_000, ge=1, description="most tokens of work that may wait in one lane")
     tenant_share: float = Field(0.9, gt=0, le=1, description="most of a lane's queue that one tenant may hold")
     tenant_max: int = Field(10_000, ge=1, description="most requests that one tenant may have in the system")
-    queue_timeout_s: float = Field(600, gt=0, description="seconds that a request may wait for a worker")
-    request_timeout_s: float = Field(3600, gt=0, description="seconds that a request may take in all")
+    queue_mode: str = Field(
+        "queue", description="queue, or reject what no slot is free for; by lane: `queue,interactive=reject`"
+    )
+    queue_timeout_s: str = Field(
+        "600", description="seconds that a request may wait for a worker; by lane: `600,batch=86400`"
+    )
+    request_timeout_s: str = Field(
+        "3600", description="seconds that a request may take in all; by lane: `3600,batch=90000`"
+    )
+    max_lane: Literal["interactive", "standard", "batch"] = Field(
+        "interactive", description="highest lane here; who asks for a higher one gets this one"
+    )
+    max_lane_strict: bool = Field(False, description="refuse who asks for a higher lane than --max-lane instead")
+    cold_start_s: float = Field(
+        30, gt=0, description="seconds that a worker takes to start, as long as none of its pool has said so"
+    )
+    cold_start_hold_s: float = Field(
+        0, ge=0, description="seconds that requests wait while no worker of their model lives; 0: refuse them"
+    )
     header_hold_s: float = Field(5, gt=0, description="seconds for which a stream's headers wait for the first frame")
     disconnect_grace_s: float = Field(
         10, ge=0, description="seconds for which a request whose client is gone waits for it to come back"
@@ -55,6 +76,33 @@ class ApiSettings(Settings):
     )
     drain_s: float = Field(30, ge=0, description="seconds that open streams get when the replica stops")
 
+    @field_validator("queue_timeout_s", "request_timeout_s")
+    @classmethod
+    def _spans(cls, text: str) -> str:
+        by_lane(text, seconds, 1.0)
+        return text
+
+    @field_validator("queue_mode")
+    @classmethod
+    def _modes(cls, text: str) -> str:
+        by_lane(text, mode, "queue")
+        return text
+
+    @cached_property
+    def queue_timeouts_s(self) -> dict[Lane, float]:
+        """How long a request may wait for a worker, by lane."""
+        return by_lane(self.queue_timeout_s, seconds, float(_default("queue_timeout_s")))
+
+    @cached_property
+    def request_timeouts_s(self) -> dict[Lane, float]:
+        """How long a request may take in all, by lane."""
+        return by_lane(self.request_timeout_s, seconds, float(_default("request_timeout_s")))
+
+    @cached_property
+    def queue_modes(self) -> dict[Lane, Mode]:
+        """What each lane does with a request that no slot is free for."""
+        return by_lane(self.queue_mode, mode, "queue")
+
     @property
     def bounds(self) -> Bounds:
         """The bounds of each lane."""
@@ -69,6 +117,10 @@ class ApiSettings(Settings):
     def admins(self) -> tuple[str, ...]:
         """The admin keys."""
         return _split(self.admin_keys)
+
+
+def _default(field: str) -> str:
+    return str(ApiSettings.model_fields[field].default)
 
 
 def _split(keys: SecretStr) -> tuple[str, ...]:

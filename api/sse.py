@@ -26,6 +26,7 @@ from api.settings import ApiSettings
 from api.shape import Shape
 from api.transport import hang_up, hang_up_watch, socket_writer
 from shared.errors import BrokerUnavailableError, RequestError, broker_unavailable
+from shared.lanes import SERVICE_TIER, Lane
 from shared.metrics import DURATION, FINISHED, REJECTED, TTFT, child
 from shared.wire import Meta
 
@@ -47,6 +48,8 @@ def _ticket_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
     """What every generation's response says about itself."""
     rid, lane = ticket.rid.encode(), ticket.lane.encode()
     headers = [(b"x-request-id", rid), (b"x-penstock-request", rid), (b"x-penstock-lane", lane)]
+    if ticket.lane in SERVICE_TIER:
+        headers.append((b"x-penstock-service-tier", SERVICE_TIER[Lane(ticket.lane)].encode()))
     if ticket.status:
         headers.append((b"idempotency-status", ticket.status.encode()))
     return headers
@@ -214,7 +217,7 @@ class Answer:
                 yield _MOVED
             elif (end := relay.end) is not None:
                 outcome = end.state
-                if last := self._last_event(end):
+                if last := await self._last_event(end):
                     yield last
         except (RequestError, BrokerUnavailableError) as error:
             fault = error if isinstance(error, RequestError) else broker_unavailable()
@@ -241,10 +244,10 @@ class Answer:
         elif self._ticket.shape is None:
             self._ticket.shape = Shape(self._ticket.relay, stream=True)
 
-    def _last_event(self, end: Meta) -> bytes:
+    async def _last_event(self, end: Meta) -> bytes:
         """What follows the answer's own events."""
         if end.state != "succeeded":
-            return problems.event(problems.of_end(end))
+            return problems.event(await self._fault(end))
         return b"" if self._ticket.shape is None else self._ticket.shape.end(end)
 
     async def _whole(self, request: Request) -> Response:
@@ -255,7 +258,7 @@ class Answer:
         self._observe_first()
         end, head = relay.end, relay.head
         if end is not None and (end.state != "succeeded" or head is None):
-            raise problems.of_end(end)
+            raise await self._fault(end)
         if self._ticket.shape is not None:
             body = self._ticket.shape.whole(body)
         self._leave("succeeded")
@@ -268,6 +271,12 @@ class Answer:
         if self._ticket.shape is not None:
             kind = _JSON_TYPE
         return Response(body, head.status, _as_text([*_engine_headers(head), *ours]), kind)
+
+    async def _fault(self, end: Meta) -> RequestError:
+        """What the client is told of an end without an answer."""
+        if self._ticket.cold and end.reason == "queue_timeout":
+            return await self._door.nobody_came(self._ticket) or problems.of_end(end)
+        return problems.of_end(end)
 
     def _unheard(self) -> Response:
         self._leave("client_gone")

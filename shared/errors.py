@@ -13,6 +13,8 @@ the `code` label of the metrics. Statuses and codes: the table in `docs/protocol
 
 from __future__ import annotations
 
+import math
+
 
 class PenstockError(Exception):
     """Base of every error that Penstock raises on purpose."""
@@ -43,8 +45,10 @@ class RequestError(PenstockError):
         message: one sentence for the client.
         kind: the `type` of OpenAI's error envelope.
         param: the request field at fault, if one is.
-        retry_after_s: seconds until a retry makes sense; None leaves the header out.
+        retry_after_s: seconds until a retry makes sense; None leaves the headers out.
+        own_turn: that moment was given to this client alone, so it may be told exactly.
         should_retry: value of `x-should-retry`; None leaves the header out, so that the SDK decides by the status.
+        headers: more headers of the response.
     """
 
     def __init__(
@@ -55,7 +59,9 @@ class RequestError(PenstockError):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
+        own_turn: bool = False,
         should_retry: bool | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -64,7 +70,9 @@ class RequestError(PenstockError):
         self.kind = _kind(status)
         self.param = param
         self.retry_after_s = retry_after_s
+        self.own_turn = own_turn
         self.should_retry = should_retry
+        self.headers = headers or {}
 
 
 def _kind(status: int) -> str:
@@ -76,6 +84,17 @@ def _kind(status: int) -> str:
 def invalid_request(message: str, *, param: str | None = None, code: str = "invalid_request_error") -> RequestError:
     """400: the client must change the request."""
     return RequestError(400, code, message, param=param, should_retry=False)
+
+
+def invalid_api_key(message: str) -> RequestError:
+    """401: no credentials, or wrong ones."""
+    return RequestError(401, "invalid_api_key", message)
+
+
+def lane_not_allowed(asked: str, most: str) -> RequestError:
+    """403: the client may not use this lane."""
+    message = f"The lane `{asked}` is not open to you. The highest one that you may ask for is `{most}`."
+    return RequestError(403, "lane_not_allowed", message, param="X-Priority-Lane")
 
 
 def model_not_found(model: str) -> RequestError:
@@ -117,16 +136,48 @@ def request_too_large(limit_bytes: int) -> RequestError:
     return RequestError(413, "request_too_large", f"The request body is over the limit of {limit_bytes} bytes.")
 
 
-def queue_full(depth: int, retry_after_s: float) -> RequestError:
-    """429: the lane holds as many requests as it may."""
-    message = f"The queue is full ({depth} requests are waiting). Retry after {retry_after_s:.0f} s."
-    return RequestError(429, "queue_full", message, retry_after_s=retry_after_s)
+def queue_full(depth: int, retry_after_s: float, *, own_turn: bool = False) -> RequestError:
+    """429: the lane holds as many requests, bytes or tokens as it may."""
+    message = f"The queue is full: {depth} requests are waiting. Retry-After says when to come again."
+    return RequestError(429, "queue_full", message, retry_after_s=retry_after_s, own_turn=own_turn)
 
 
-def too_many_requests(in_system: int, retry_after_s: float) -> RequestError:
+def share_full(held: int, retry_after_s: float, *, own_turn: bool = False) -> RequestError:
+    """429: the tenant holds its share of the lane; others still find room."""
+    message = f"You hold your share of the queue: {held} of your requests are waiting. Retry-After says when to retry."
+    return RequestError(429, "queue_full", message, retry_after_s=retry_after_s, own_turn=own_turn)
+
+
+def no_free_slot(lane: str, taken: int, retry_after_s: float, *, own_turn: bool = False) -> RequestError:
+    """429: the lane is in mode `reject`, and no worker has a free slot."""
+    message = f"No slot is free ({taken} requests are in progress), and the lane `{lane}` lets nobody wait."
+    return RequestError(429, "no_free_slot", message, retry_after_s=retry_after_s, own_turn=own_turn)
+
+
+def deadline_unachievable(wait_s: float, retry_after_s: float) -> RequestError:
+    """429: the predicted wait is longer than the request may wait."""
+    message = (
+        f"The request would wait about {wait_s:.1f} s, which is longer than it may. "
+        "Retry later, or allow more time (X-Request-Timeout-Ms)."
+    )
+    return RequestError(429, "deadline_unachievable", message, retry_after_s=retry_after_s)
+
+
+def too_many_requests(in_system: int, limit: int, retry_after_s: float) -> RequestError:
     """429: the tenant has as many requests in the system as it may."""
     message = f"You have {in_system} requests in progress, which is your limit. Wait for one of them to end."
-    return RequestError(429, "rate_limit_exceeded", message, retry_after_s=retry_after_s)
+    left = {
+        "x-ratelimit-limit-requests": str(limit),
+        "x-ratelimit-remaining-requests": str(max(0, limit - in_system)),
+        "x-ratelimit-reset-requests": f"{math.ceil(retry_after_s)}s",
+    }
+    return RequestError(429, "rate_limit_exceeded", message, retry_after_s=retry_after_s, headers=left)
+
+
+def lane_draining(lane: str, retry_after_s: float) -> RequestError:
+    """503: an operator drains the lane; it takes nothing new."""
+    message = f"The lane `{lane}` is being drained and takes nothing new. Retry later, or ask for another lane."
+    return RequestError(503, "lane_draining", message, retry_after_s=retry_after_s)
 
 
 def queue_timeout() -> RequestError:
@@ -136,14 +187,14 @@ def queue_timeout() -> RequestError:
 
 
 def deadline_exceeded() -> RequestError:
-    """504: the deadline passed while the request was running."""
+    """504: the deadline passed while the request was running, or before it came."""
     message = "The request did not end before its deadline. Ask for less output, or allow more time."
     return RequestError(504, "deadline_exceeded", message, should_retry=False)
 
 
 def no_capacity(model: str, retry_after_s: float) -> RequestError:
-    """503: the model is known, but no worker that serves it is alive."""
-    message = f"No worker that serves `{model}` is alive right now. Retry after {retry_after_s:.0f} s."
+    """503: the model is known, but no worker that serves it is alive. `retry_after_s`: what one takes to start."""
+    message = f"No worker that serves `{model}` is alive right now. One takes about {retry_after_s:.0f} s to start."
     return RequestError(503, "no_capacity", message, retry_after_s=retry_after_s)
 
 

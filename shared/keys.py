@@ -95,7 +95,7 @@ class Keys:
 
     @property
     def sched(self) -> str:
-        """Hash: the lanes' passes, virtual time, aging credit, rates at which they drain, next turn of the refused."""
+        """Hash: the lanes' passes, virtual time, aging credit, drain rates, next turns of the refused; cold start."""
         return f"{self.base}sched"
 
     @property

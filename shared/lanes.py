@@ -59,6 +59,16 @@ _BY_SERVICE_TIER = {
 }
 
 
+def at_most(lane: Lane, most: Lane) -> Lane:
+    """The lane itself, or `most` when it is a higher one."""
+    lanes = list(Lane)
+    return max(lane, most, key=lanes.index)
+
+
+SERVICE_TIER = {Lane.INTERACTIVE: "priority", Lane.STANDARD: "default", Lane.BATCH: "flex"}
+"""OpenAI's word for what a request was served as."""
+
+
 def choose_lane(header: str | None, service_tier: object) -> Lane:
     """The lane of a request: the `X-Priority-Lane` header if sent, else the body's `service_tier`, else standard.
 

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import gc
+import time
+
+_BEGAN_S = time.monotonic()
+
+
+def age_s() -> float:
+    """How long this process has run, since it imported this module: among the first things that it does."""
+    return time.monotonic() - _BEGAN_S
 
 
 def tune_collector() -> None:

@@ -21,6 +21,8 @@ class Pool:
 
     keys: Keys
     workers: tuple[WorkerCard, ...]
+    cold_start_ms: int = 0
+    """What its last worker took to be ready; 0 when that is unknown, and not read while workers live."""
 
     @property
     def slots(self) -> int:
@@ -46,13 +48,18 @@ class Registry:
         self._known_key = GlobalKeys(prefix).known_pools
 
     @broker_errors
-    async def register(self, pool: str, card: WorkerCard, names: list[str]) -> None:
-        """Announces a worker and the model names it serves. Repeated now and then, since a server may be flushed."""
+    async def register(self, pool: str, card: WorkerCard, names: list[str], *, cold_start_ms: int = 0) -> None:
+        """Announces a worker and the model names it serves. Repeated now and then, since a server may be flushed.
+
+        `cold_start_ms`: what the worker took from the start of its process until it was ready; 0 for unknown.
+        """
         keys = Keys(pool, prefix=self._prefix)
         pipe = self._client.pipeline(transaction=False)
         pipe.sadd(self._known_key, pool)
         pipe.hset(keys.workers, card.wid, encode(card))  # type: ignore[arg-type]
         pipe.hset(self._pools_key, mapping=dict.fromkeys(names, pool))
+        if cold_start_ms:
+            pipe.hset(keys.sched, "cold_start_ms", str(cold_start_ms))
         await pipe.execute()
 
     @broker_errors
@@ -123,4 +130,9 @@ class Registry:
                     living.append(decode_card(card))
                 except msgspec.MsgspecError:  # a release that we cannot read; it is not ours to remove
                     continue
-        return Pool(keys, tuple(worker for worker in living if worker.state == "ready"))
+        ready = tuple(worker for worker in living if worker.state == "ready")
+        return Pool(keys, ready, 0 if ready else await self._cold_start_ms(keys))
+
+    @broker_errors
+    async def _cold_start_ms(self, keys: Keys) -> int:
+        return int(await self._client.hget(keys.sched, "cold_start_ms") or 0)  # type: ignore[misc]

@@ -13,6 +13,7 @@ import msgspec
 
 from shared.clock import Clock
 from shared.errors import BrokerUnavailableError
+from shared.process import age_s
 from shared.registry import Registry
 from shared.wire import WorkerCard
 from worker.engines.base import Engine
@@ -55,6 +56,7 @@ class Presence:
         identity.on_renewal(lambda _: self._renamed.set())
         self._renamed = asyncio.Event()
         self._withdrawn = False
+        self._cold_start_ms = int(age_s() * 1000)  # the engine has just become ready
 
     async def run(self, started: asyncio.Event) -> None:
         """Announces the worker until cancelled. Its card goes when it is buried (`reaper.py`), and not before."""
@@ -86,4 +88,4 @@ class Presence:
 
     async def _announce(self) -> None:
         self._card = msgspec.structs.replace(self._card, wid=self._identity.wid)
-        await self._registry.register(self._pool, self._card, self._names)
+        await self._registry.register(self._pool, self._card, self._names, cold_start_ms=self._cold_start_ms)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from api.auth import sent_key
 from shared.dead_letters import DeadLetters, Letter
-from shared.errors import RequestError, not_found
+from shared.errors import RequestError, invalid_api_key, not_found
 
 _MOST_LISTED = 1_000
 
@@ -23,7 +23,7 @@ async def operator(request: Request) -> DeadLetters:
     sent = (sent_key(request) or "").encode()
     matches = [hmac.compare_digest(sent, key.encode()) for key in keys]  # all of them: no timing to learn from
     if not any(matches):
-        raise RequestError(401, "invalid_api_key", "This needs an admin key.", should_retry=False)
+        raise invalid_api_key("This needs an admin key.")
     letters: DeadLetters = request.app.state.dead_letters
     return letters
 

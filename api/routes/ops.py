@@ -21,7 +21,10 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
-    """200 when a request sent now would be served: Redis answers, the subscriber is connected, a worker is ready."""
+    """200 when a request sent now would be served: Redis answers, the subscriber is connected, a worker is ready.
+
+    With `cold_start_hold_s` a known model is enough: requests wait for its worker.
+    """
     report = await _report(request)
     return JSONResponse(report, 200 if report["status"] == "ready" else 503)
 
@@ -55,4 +58,5 @@ async def _report(request: Request) -> dict[str, Any]:
     if not state.channels.connected or not state.client.connected:
         return {"status": "broker_unavailable"}
     served = sorted(name for name, pool in models.pools.items() if pool.workers)
-    return {"status": "ready" if served else "no_worker", "models": served}
+    held = state.settings.cold_start_hold_s > 0 and bool(models.pools)
+    return {"status": "ready" if served or held else "no_worker", "models": served}

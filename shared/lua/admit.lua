@@ -75,7 +75,8 @@ end
 local share = tonumber(ARGV[20])
 if share < 1 and held[5] > 0 then
   local times = share / (1 - share)
-  if held[5] >= times * (bound[1] - held[2]) or held[6] + cost > times * (bound[3] - held[3]) then
+  -- 0.9 / 0.1 is a little over 9: without the tolerance one tenant would have the last free place of a short queue, too
+  if held[5] + 1e-6 >= times * (bound[1] - held[2]) or held[6] + cost > times * (bound[3] - held[3]) then
     return {'SHARE', held[5], turn()}
   end
 end

@@ -55,6 +55,18 @@ async def test_a_model_stays_known_when_its_last_worker_leaves(registry: Registr
     assert await registry.workers(shard.keys) == {}
 
 
+async def test_what_the_last_worker_took_to_start_is_known_once_none_lives(registry: Registry, shard: Shard) -> None:
+    await registry.register("pool", card("w1", "llama"), ["llama"])
+    assert (await registry.models()).pools["llama"].cold_start_ms == 0, "it has not said"
+    await registry.register("pool", card("w1", "llama"), ["llama"], cold_start_ms=90_000)
+    await registry.register("pool", card("w2", "llama"), ["llama"], cold_start_ms=12_345)
+    for wid in ("w1", "w2"):
+        await shard.scripts.beat(wid)
+        await shard.die(wid)
+        assert await shard.scripts.bury(wid) == "OK"
+    assert (await registry.models()).pools["llama"].cold_start_ms == 12_345
+
+
 async def test_a_card_that_cannot_be_read_hides_nobody_else(registry: Registry, shard: Shard) -> None:
     await shard.claimed()  # a worker whose card was lost: the claim made it known, without a card
     await shard.client.hset(shard.keys.workers, "newer", b"\xc1 another release")  # type: ignore[misc]

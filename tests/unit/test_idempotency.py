@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from api.deadlines import Patience
 from api.idempotency import PLAIN, Terms, place, terms_of
 from api.requests import Facts
 from api.schemas import validate_chat
@@ -48,6 +49,7 @@ def test_the_headers_say_the_terms() -> None:
     assert terms_of({"x-stainless-retry-count": "2"}).retry
     assert not terms_of({"x-stainless-retry-count": "0"}).retry
     assert not terms_of({"x-stainless-retry-count": "many"}).retry
+    assert terms_of({"x-request-timeout-ms": "250"}).patience == Patience(timeout_ms=250)
 
 
 def test_how_an_answer_is_delivered_is_no_part_of_what_is_asked() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.errors import RequestError
-from shared.lanes import ENGINE_PRIORITY, QUEUES, RETRY, Lane, choose_lane
+from shared.lanes import _BY_SERVICE_TIER, ENGINE_PRIORITY, QUEUES, RETRY, SERVICE_TIER, Lane, at_most, choose_lane
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,16 @@ def test_what_is_no_lane_is_a_400_that_names_the_parameter(header: str | None, t
     with pytest.raises(RequestError) as refused:
         choose_lane(header, tier)
     assert (refused.value.status, refused.value.param) == (400, param)
+
+
+def test_a_lane_is_never_higher_than_the_highest_one_allowed() -> None:
+    assert [at_most(lane, Lane.INTERACTIVE) for lane in Lane] == list(Lane)
+    assert [at_most(lane, Lane.STANDARD) for lane in Lane] == [Lane.STANDARD, Lane.STANDARD, Lane.BATCH]
+    assert [at_most(lane, Lane.BATCH) for lane in Lane] == [Lane.BATCH] * 3
+
+
+def test_the_tier_that_was_served_leads_to_the_lane_that_served_it() -> None:
+    assert {lane: _BY_SERVICE_TIER[tier] for lane, tier in SERVICE_TIER.items()} == {lane: lane for lane in Lane}
 
 
 def test_the_retry_queue_comes_first_and_no_client_can_ask_for_it() -> None:

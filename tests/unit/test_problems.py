@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 
+import httpx2
+import openai
 import pytest
+from openai._models import FinalRequestOptions
 
 from api import problems
 from shared import errors
 from shared.wire import Meta
+
+openai_options = FinalRequestOptions.construct(method="post", url="/chat/completions")
 
 
 def error_of(body: bytes) -> dict[str, object]:
@@ -25,13 +30,57 @@ def test_the_envelope_is_openais() -> None:
     assert "/v1/models" in str(error["message"])
 
 
-def test_retry_after_is_jittered_whole_seconds_between_1_and_30() -> None:
-    seen = {int(problems.headers(errors.queue_full(9, 20))["Retry-After"]) for _ in range(300)}
-    assert min(seen) >= 16
+def retry_headers(after_s: float, *, own_turn: bool = False) -> list[tuple[int, int]]:
+    """`Retry-After` and `retry-after-ms` as 300 clients get them."""
+    error = errors.queue_full(9, after_s, own_turn=own_turn)
+    told = [problems.headers(error) for _ in range(300)]
+    return [(int(one["Retry-After"]), int(one["retry-after-ms"])) for one in told]
+
+
+def test_retry_after_is_jittered_whole_seconds_rounded_up() -> None:
+    seen = {seconds for seconds, _ in retry_headers(20)}
+    assert (min(seen), max(seen)) >= (17, 22)
     assert max(seen) <= 24
     assert len(seen) > 3
-    assert problems.headers(errors.queue_full(9, 500))["Retry-After"] == "30"
-    assert problems.headers(errors.queue_full(9, 0.01))["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("after_s", [26, 30, 500])
+@pytest.mark.parametrize("own_turn", [True, False])
+def test_nobody_is_told_more_than_30_s_nor_do_all_come_at_once_then(after_s: float, *, own_turn: bool) -> None:
+    told = retry_headers(after_s, own_turn=own_turn)
+    assert all(20 <= seconds <= 30 and 20_000 <= ms <= 30_000 for seconds, ms in told)
+    assert len({ms for _, ms in told}) > 200
+
+
+@pytest.mark.parametrize("after_s", [0, 0.0001, 0.3, 1])
+def test_a_second_or_less_is_1_and_never_a_time_that_the_sdk_would_not_wait(after_s: float) -> None:
+    told = retry_headers(after_s, own_turn=True)
+    assert {seconds for seconds, _ in told} == {1}
+    assert {ms for _, ms in told} == {max(1, round(after_s * 1000)) if after_s >= 0.001 else 1}
+
+
+def test_a_turn_of_its_own_is_told_to_the_millisecond_and_a_guess_is_spread() -> None:
+    assert {ms for _, ms in retry_headers(2.345, own_turn=True)} == {2345}
+    guesses = {ms for _, ms in retry_headers(2.345)}
+    assert len(guesses) > 100
+    assert min(guesses) >= 1876
+    assert max(guesses) <= 2815
+
+
+def test_the_openai_sdk_reads_what_we_send_and_would_try_again() -> None:
+    client = openai.OpenAI(api_key="none")
+    for error in (errors.queue_full(1, 2.5, own_turn=True), errors.no_capacity("m", 500), errors.broker_unavailable()):
+        told = httpx2.Headers(problems.headers(error))
+        delay_s = client._parse_retry_after_header(told)
+        assert delay_s == int(told["retry-after-ms"]) / 1000
+        assert client._should_retry(httpx2.Response(error.status, headers=told))
+        assert client._calculate_retry_timeout(2, openai_options, told) == delay_s
+
+
+def test_the_openai_sdk_does_not_repeat_what_cannot_succeed() -> None:
+    client = openai.OpenAI(api_key="none")
+    for error in (errors.invalid_request("x"), errors.deadline_exceeded(), errors.idempotency_key_mismatch()):
+        assert not client._should_retry(httpx2.Response(error.status, headers=problems.headers(error)))
 
 
 def test_should_retry_is_sent_only_where_it_was_decided() -> None:

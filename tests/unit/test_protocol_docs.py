@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import shared.errors
+from api import problems
+from api.refusals import FALLBACK_S
+from shared.errors import RequestError
 from shared.keys import GlobalKeys, Keys
 from shared.lanes import QUEUES
 from shared.luascripts import CHUNKS, load, script_names
@@ -110,6 +113,36 @@ def test_the_errors_table_is_errors_py() -> None:
     built = {(int(status), code) for status, code in re.findall(r'RequestError\((\d{3}), "(\w+)"', source)}
     built.add((400, "invalid_request_error"))
     assert {(int(row[0]), row[1].strip("`")) for row in rows(section("Errors"))} == built
+
+
+_NONE = "\N{EN DASH}"
+
+
+def built_errors() -> list[RequestError]:
+    """One of every kind that shared.errors can build."""
+    values = {"str": "x", "int": 3, "float": 3.0, "bool": False}
+    found = []
+    for name, build in inspect.getmembers(shared.errors, inspect.isfunction):
+        parameters = inspect.signature(build).parameters.values()
+        if not name.startswith("_"):
+            wanted = [one for one in parameters if one.default is inspect.Parameter.empty]
+            found.append(build(*(values[str(one.annotation)] for one in wanted)))
+    assert all(isinstance(error, RequestError) for error in found)
+    return found
+
+
+def test_the_retry_headers_in_the_errors_table_are_what_is_sent() -> None:
+    documented = {row[1].strip("`"): (row[3], row[4]) for row in rows(section("Errors"))}
+    for error in built_errors():
+        sent = problems.headers(error)
+        both = {"Retry-After", "retry-after-ms"} & sent.keys()
+        assert len(both) in {0, 2}, error.code
+        assert documented[error.code] == ("yes" if both else _NONE, sent.get("x-should-retry", _NONE)), error.code
+
+
+def test_the_fallbacks_of_retry_after_are_documented() -> None:
+    table = {row[0].strip("`"): float(row[1].removesuffix(" s")) for row in rows(section("When to come again"))}
+    assert table == FALLBACK_S
 
 
 def test_every_end_leads_to_a_known_state_and_a_known_error() -> None:

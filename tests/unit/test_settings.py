@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from api.settings import ApiSettings
 from shared.errors import ConfigurationError
+from shared.lanes import Lane
 from shared.settings import Settings, read_settings
 from worker.settings import WorkerSettings
 
@@ -46,7 +47,7 @@ def test_sources_win_in_the_documented_order(monkeypatch: pytest.MonkeyPatch, ba
 
 @pytest.mark.parametrize("cls", [Settings, ApiSettings, WorkerSettings])
 def test_every_legacy_name_reaches_its_setting(cls: type[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = {"gpu_memory_utilization": "0.5", "warmup": "false"}
+    odd = {"gpu_memory_utilization": "0.5", "warmup": "false", "queue_mode": "reject"}
     for field, names in cls.LEGACY_ENV.items():
         assert field in cls.model_fields
         for name in names:
@@ -90,6 +91,35 @@ def test_an_error_is_one_line_per_fault_and_names_flag_and_variable() -> None:
 def test_a_prefix_that_would_break_the_hash_tag_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--prefix \(PENSTOCK_PREFIX\)"):
         read(f"--prefix={prefix}")
+
+
+def test_a_setting_by_lane_has_a_value_for_all_and_others_for_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read().queue_timeouts_s == dict.fromkeys(Lane, 600.0)
+    assert read("--queue-timeout-s", "5").queue_timeouts_s == dict.fromkeys(Lane, 5.0)
+    named = read("--queue-timeout-s", " batch=86400 , Interactive = 2.5", "--queue-mode", "queue,interactive=reject")
+    assert named.queue_timeouts_s == {Lane.INTERACTIVE: 2.5, Lane.STANDARD: 600, Lane.BATCH: 86_400}
+    assert named.queue_modes == {Lane.INTERACTIVE: "reject", Lane.STANDARD: "queue", Lane.BATCH: "queue"}
+    monkeypatch.setenv("QUEUE_MODE", "reject")
+    monkeypatch.setenv("REQUEST_TIMEOUT_S", "60,batch=90000")
+    assert read().queue_modes == dict.fromkeys(Lane, "reject")
+    assert read().request_timeouts_s == {Lane.INTERACTIVE: 60, Lane.STANDARD: 60, Lane.BATCH: 90_000}
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "says"),
+    [
+        ("--queue-timeout-s", "0", "seconds above 0, not '0'"),
+        ("--queue-timeout-s", "soon", "seconds above 0, not 'soon'"),
+        ("--queue-timeout-s", "nan", "seconds above 0, not 'nan'"),
+        ("--queue-timeout-s", "5,slow=3", "'slow' is no lane; there are interactive, standard, batch"),
+        ("--request-timeout-s", "batch=-1", "seconds above 0, not '-1'"),
+        ("--queue-mode", "batch=drop", "queue or reject, not 'drop'"),
+        ("--max-lane", "retry", "interactive"),
+    ],
+)
+def test_a_lane_or_a_value_that_does_not_exist_is_refused_at_start(flag: str, text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        read(flag, text)
 
 
 def test_settings_do_not_change_after_start() -> None:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from api.admission import _refuse
+from api.refusals import refusal
 from api.relay import Relay
 from shared.errors import RequestError
 from shared.hot import PushClient
@@ -45,7 +45,9 @@ class ModelClient:
 
     async def _readmit(self) -> None:
         self._world.happened["readmitted"] += 1
-        _refuse(await self._world.scripts.admit(self.admission), "model")
+        admitted = await self._world.scripts.admit(self.admission)
+        if admitted.outcome != "OK":
+            raise refusal(admitted, lane=self.admission.lane, tenant_cap=self.admission.tenant_cap, ended=False)
 
     async def follow(self) -> None:
         """What the client's task does whenever the relay wakes it: deliver, read the log, see the end."""
