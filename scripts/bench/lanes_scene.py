@@ -1,5 +1,7 @@
-"""A Penstock of one replica and one simulated worker with few slots, and two ways to load its lanes: backlogs that are
-admitted by the scripts themselves, and clients over HTTP whose way is measured."""
+"""A Penstock of one replica and one simulated worker with few slots, and two ways to load its lanes.
+
+Backlogs are admitted by the scripts themselves, without HTTP; clients over HTTP are measured.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from scripts.bench.gateways import Place, start_redis
 from scripts.bench.groups import BenchError, Group, free_ports
@@ -53,14 +56,16 @@ class Reply:
 class Scene:
     """The processes, and what is done to them."""
 
-    def __init__(self, client: HotClient, keys: Keys, port: int, group: Group) -> None:
+    def __init__(self, client: HotClient, keys: Keys, group: Group, port: int, ops_port: int) -> None:
+        """`port`: of the replica; `ops_port`: of the worker's metrics."""
         self.client = client
         self.keys = keys
         self.group = group
         self._scripts = Scripts(client, keys)
         self._port = port
+        self._ops_port = ops_port
 
-    async def call(self, *command: str) -> object:
+    async def call(self, *command: str) -> Any:
         """A command."""
         return await self.client.call(*command, timeout_s=_COMMAND_S)
 
@@ -98,14 +103,16 @@ class Scene:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                head = f"POST {_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                head = (
+                    f"POST {_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                )
                 head += f"X-Priority-Lane: {lane}\r\nContent-Length: {len(data)}\r\n\r\n"
                 writer.write(head.encode() + data)
                 try:
                     top = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                     status = int(top[0].split(" ")[1])
                     headers = {name.lower(): value.strip() for name, _, value in (at.partition(":") for at in top[1:])}
-                    first_s = await self._first(reader) if status == 200 else time.monotonic()  # noqa: PLR2004
+                    first_s = await self._first(reader) if status == 200 else time.monotonic()
                     await reader.read(-1)
                 finally:
                     writer.close()
@@ -124,7 +131,7 @@ class Scene:
 
     async def starts(self) -> Counter[str]:
         """Starts by lane so far, as the worker counted them."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.ops_port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._ops_port)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
         text = (await reader.read(-1)).decode()
         writer.close()
@@ -134,12 +141,9 @@ class Scene:
                 found[line.split('lane="')[1].split('"')[0]] += int(float(line.rpartition(" ")[2]))
         return found
 
-    ops_port: int = 0
-
     async def aged(self) -> int:
         """Picks for age so far."""
         flat = await self.call("HMGET", self.keys.sched, *(f"aged:{lane}" for lane in LANES))
-        assert isinstance(flat, list)
         return sum(int(value or 0) for value in flat)
 
     async def age_limits(self, limit_ms: int | None) -> None:
@@ -152,21 +156,22 @@ class Scene:
 
     async def depth(self, lane: str) -> int:
         """How many wait in a lane."""
-        return int(str(await self.call("XLEN", self.keys.queue(lane))))
+        return int(await self.call("XLEN", self.keys.queue(lane)))
 
     async def wait_s(self, replies: list[Reply]) -> list[float]:
         """How long each of these waited in its queue, sorted, by the server's clock."""
         spans = []
         for reply in replies:
             times = await self.call("HMGET", self.keys.record(reply.rid), "queued_at_ms", "started_at_ms")
-            assert isinstance(times, list)
             if all(times):
                 spans.append((int(times[1]) - int(times[0])) / 1000)
         return sorted(spans)
 
 
 @contextlib.asynccontextmanager
-async def scene(work: Path, *, slots: int, pacing: Pacing = PACING, flags: tuple[str, ...] = ()) -> AsyncIterator[Scene]:
+async def scene(
+    work: Path, *, slots: int, pacing: Pacing = PACING, flags: tuple[str, ...] = ()
+) -> AsyncIterator[Scene]:
     """The processes while the block runs; `flags` of the replica. Raises BenchError."""
     port, backend, spare, ops = free_ports(4)
     place = Place(work, work, port, backend, spare, pacing, aof=False)
@@ -179,8 +184,6 @@ async def scene(work: Path, *, slots: int, pacing: Pacing = PACING, flags: tuple
         group.wait_ready(f"http://127.0.0.1:{port}/readyz", _READY_S)
         async with connected(env["PENSTOCK_REDIS_URL"]) as client:
             (pool,) = [str(value, "ascii") for value in (await client.call("HVALS", "ps:pools", timeout_s=5.0))][:1]
-            found = Scene(client, Keys(pool), port, group)
-            found.ops_port = ops
-            yield found
+            yield Scene(client, Keys(pool), group, port, ops)
     finally:
         group.stop()

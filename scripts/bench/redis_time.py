@@ -11,9 +11,11 @@ import contextlib
 import statistics
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
-from scripts.bench.groups import BenchError
+from scripts.bench.gateways import program_version, redis_programs
+from scripts.bench.groups import BenchError, Group
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.outcomes import Admission, Bounds, Entry
@@ -25,6 +27,7 @@ _BATCHES = 20
 _CALLS = 250
 _WINDOW = 500
 _PROMPT_TOKENS, _OUTPUT_TOKENS, _BODY_BYTES = 400, 128, 2_000
+_READY_S = 20.0
 _BITE = 4
 """As many as a worker pulls at once (`worker/intake.py`)."""
 _LANES = ("batch", "standard", "interactive")
@@ -108,10 +111,10 @@ class Readings:
         self.us[name].append((after[1] - before[1]) / (after[0] - before[0]) / per)
         return results
 
-    async def take(self) -> None:
+    async def take(self, queued: int) -> None:
         """Fills the queues and measures."""
         await self._admit(_LANES[0])  # so that the server has the script
-        await in_windows([lambda i=i: self._admit(_LANES[i % 3]) for i in range(QUEUED)])
+        await in_windows([lambda i=i: self._admit(_LANES[i % 3]) for i in range(queued)])
         await self._serve(_CALLS // _BITE, measured=False)
         for _ in range(_BATCHES):
             await self._reading("admit", [lambda i=i: self._admit(_LANES[i % 3]) for i in range(_CALLS)])
@@ -125,12 +128,32 @@ class Readings:
         await (self._reading("claim", claims) if measured else in_windows(claims))
 
 
-async def take(url: str) -> dict[str, Any]:
-    """All readings of the server at `url`: microseconds of Redis time per admission, per request pulled, per claim."""
+async def _take(url: str, queued: int) -> dict[str, Any]:
     async with connected(url) as client:
         readings = Readings(client)
-        await readings.take()
-        return {
-            name: {"median": round(statistics.median(us), 1), "least": round(min(us), 1), "most": round(max(us), 1)}
-            for name, us in readings.us.items()
-        }
+        await readings.take(queued)
+    return {
+        name: {"median": round(statistics.median(us), 1), "least": round(min(us), 1), "most": round(max(us), 1)}
+        for name, us in readings.us.items()
+    }
+
+
+def measure(work: Path, queued: int = QUEUED) -> dict[str, Any]:
+    """Readings of each server that is here: microseconds per admission, per request that is pulled, per claim.
+
+    Raises BenchError.
+    """
+    found = {}
+    for program in redis_programs():
+        group = Group(work, "redis-time")
+        socket = work / "redis-time.sock"
+        socket.unlink(missing_ok=True)
+        try:
+            command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+            group.start("redis", command)
+            group.wait_file(socket, _READY_S)
+            version = program_version([program, "--version"], r"v=([\d.]+)")
+            found[f"{Path(program).name} {version}"] = asyncio.run(_take(f"unix://{socket}", queued))
+        finally:
+            group.stop()
+    return found
