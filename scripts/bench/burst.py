@@ -30,7 +30,7 @@ _PATIENCE_S = 60.0
 
 
 @dataclass(slots=True)
-class _Watch:
+class Watch:
     """What is looked at all the time. `starts`: (when, how many so far)."""
 
     starts: list[tuple[float, int]] = field(default_factory=list)
@@ -38,6 +38,7 @@ class _Watch:
     rss_mb: list[float] = field(default_factory=list)
 
     async def run(self, site: Scene) -> None:
+        """Looks until it is cancelled."""
         while True:
             self.depths.append(await site.depth(_LANE))
             self.starts.append((time.monotonic(), sum((await site.starts()).values())))
@@ -59,7 +60,7 @@ def measured(work: Path, seconds: float) -> dict[str, Any]:
 
 
 async def _measure(work: Path, seconds: float) -> dict[str, Any]:
-    watch = _Watch()
+    watch = Watch()
     async with scene(work, slots=_SLOTS, pacing=_PACING, flags=("--queue-max", str(_QUEUE))) as site:
         rate = await _capacity(site)
         task = asyncio.create_task(watch.run(site))
@@ -77,7 +78,7 @@ async def _measure(work: Path, seconds: float) -> dict[str, Any]:
         "bound": _QUEUE,
         "recovery_s": round(recovery_s, 2),
         "rss_mb": {"before": watch.rss_mb[0], "most": max(watch.rss_mb), "after": watch.rss_mb[-1]},
-        "told": _honesty(refused, watch),
+        "told": honesty(refused, watch),
     }
 
 
@@ -123,7 +124,7 @@ def _told_s(reply: Reply) -> float | None:
     return float(text) / 1000 if text else None
 
 
-def _honesty(refused: list[Reply], watch: _Watch) -> dict[str, Any]:
+def honesty(refused: list[Reply], watch: Watch) -> dict[str, Any]:
     """What the refused were told over what was true, where both are known."""
     line, seen, ratios, capped = 0.0, watch.starts[0][1], [], 0
     for reply in sorted(refused, key=lambda reply: reply.first_s):

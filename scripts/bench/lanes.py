@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from scripts.bench.window import percentile_ms
 _SLOTS, _FEW_SLOTS = 16, 8
 _NEVER_MS = 1 << 40
 _INTERACTIVE_S = 0.2
-_SMALL = 50
+_SMALL, _STREAMS = 50, 2
+"""Small tenants, and how many requests each has under way: while one is answered, another waits."""
 _KEPT = 400
 _LOOK_S = 0.1
+_STALL_LOOK_S = 0.02
 _CREDIT = 2
 """Picks for age that may have been saved up before."""
 
@@ -49,10 +52,21 @@ async def _feed(site: Scene, lane: str, per_s: float, until_s: float) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
+async def _stalls(found: list[float]) -> None:
+    """For how long at a time this process did not get to run, seconds: what the machine does to everybody."""
+    while True:
+        began_s = time.monotonic()
+        await asyncio.sleep(_STALL_LOOK_S)
+        found.append(time.monotonic() - began_s - _STALL_LOOK_S)
+
+
 async def _window(site: Scene, seconds: float, *loads: Any) -> dict[str, Any]:
     """Starts by lane and picks for age while the loads run; what the first load returns."""
     before, aged, began_s = await site.starts(), await site.aged(), time.monotonic()
+    stalled: list[float] = [0.0]
+    watch = asyncio.create_task(_stalls(stalled))
     results = await asyncio.gather(*loads, asyncio.sleep(seconds))
+    watch.cancel()
     lasted_s = time.monotonic() - began_s
     starts = await site.starts()
     starts.subtract(before)
@@ -60,6 +74,7 @@ async def _window(site: Scene, seconds: float, *loads: Any) -> dict[str, Any]:
     run = {
         "starts_s": round(total / lasted_s, 1),
         "shares": {lane: round(starts[lane] / total, 4) for lane in LANES},
+        "stalled_ms": round(1e3 * max(stalled)),
         "aged_share": round(max(0, await site.aged() - aged - _CREDIT) / total, 4),
     }
     if loads and isinstance(results[0], list):
@@ -74,7 +89,7 @@ def beside_a_backlog(work: Path, seconds: float, queued: int) -> dict[str, Any]:
 
 
 def beside_a_flood(work: Path, seconds: float) -> dict[str, Any]:
-    """Fifty tenants that send one request after the other, without and with one that has thousands waiting.
+    """Fifty tenants, each with two clients that send one request after the other, without and with a flood.
 
     And the same with little to do: each sends one now and then, so that without the flood hardly anybody waits.
     """
@@ -112,12 +127,14 @@ async def _beside_a_flood(work: Path, seconds: float) -> dict[str, Any]:
                 await site.backlog("standard", 2_000, "flood")
             before = await site.starts()
             end_s = time.monotonic() + seconds
-            replies = await asyncio.gather(*(_one_by_one(site, f"small{at}", end_s) for at in range(_SMALL)))
+            clients = [f"small{at % _SMALL}" for at in range(_STREAMS * _SMALL)]
+            replies = await asyncio.gather(*(_one_by_one(site, tenant, end_s) for tenant in clients))
             starts = await site.starts()
-            served = {f"small{at}": len(some) for at, some in enumerate(replies)}
+            each = [one for some in replies for one in some]
+            served = Counter(reply.tenant for reply in each)
             if flooded:
-                served["flood"] = starts["standard"] - before["standard"] - sum(served.values())
-            runs[name] = {**_latency([one for some in replies for one in some]), "jain": round(jain(served), 4)}
+                served["flood"] = starts["standard"] - before["standard"] - len(each)
+            runs[name] = {**_latency(each), "jain": round(jain(served), 4)}
             await asyncio.sleep(1)
             end_s = time.monotonic() + seconds
             few = await _regularly(site, _INTERACTIVE_S, end_s, "standard")

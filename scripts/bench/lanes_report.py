@@ -97,9 +97,14 @@ def _shares(found: dict[str, Any]) -> str:
         each = [run[name] for run in runs]
         wait = _spread(each, "wait_ms", "p99") if "wait_ms" in first else "-"
         shares = [_spread(each, "shares", lane) for lane in LANES]
-        rows.append([name, _spread(each, "starts_s"), wait, *shares, _spread(each, "aged_share")])
-    columns = ["load", "starts/s", "interactive wait p99, ms", *LANES, "for age"]
-    text = f"Shares of starts with {found['queued']:,} batch requests waiting; medians (least to most).\n\n"
+        rows.append(
+            [name, _spread(each, "starts_s"), wait, *shares, _spread(each, "aged_share"), _spread(each, "stalled_ms")]
+        )
+    columns = ["load", "starts/s", "interactive wait p99, ms", *LANES, "for age", "machine stalled, ms"]
+    text = (
+        f"Shares of starts with {found['queued']:,} batch requests waiting; medians (least to most). *aged*: every "
+        "head is over its age limit. *machine stalled*: the longest that the client itself was not let run.\n\n"
+    )
     return text + table(columns, rows)
 
 
