@@ -39,19 +39,21 @@ local function enqueue(q, rid, tenant, cost, bytes, again, v)
   local function also(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
   if not v[5] then also('t', (v[8] or 0) + 1) end
   if q.fair then
-    local start, finish = tonumber(v[1] or '0'), tonumber(v[7] or '0')
+    local start, finish, own = tonumber(v[1] or '0'), tonumber(v[7] or '0'), v[5] and v[7]
+    local head = (again or (start > 0 and not own)) and redis.call('ZRANGE', q.fair, 0, 0, 'WITHSCORES')[2]
     if again then
-      also(ff, math.max(start, finish))
+      finish = math.max(start, finish)
+      if head then start = math.min(start, head - 1) end
     else
-      if v[5] and v[7] then
+      if own then
         start = finish
       else
         -- no further behind the head than its own cost, or the head's tenant would get more than its share meanwhile
-        local head = start > 0 and redis.call('ZRANGE', q.fair, 0, 0, 'WITHSCORES') or {}
-        start = math.max(finish, head[2] and math.min(start, head[2] + cost) or start)
+        start = math.max(finish, head and math.min(start, head + cost) or start)
       end
-      also(ff, start + cost)
+      finish = start + cost
     end
+    also(ff, finish)
     redis.call('ZADD', q.fair, start, entry)
   end
   redis.call('HSET', q.ledger, unpack(fields))

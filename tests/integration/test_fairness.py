@@ -146,3 +146,17 @@ async def test_what_age_takes_leaves_the_other_lanes_their_weights(client: redis
     assert taken["batch"] == pytest.approx(44, abs=2)
     assert taken["interactive"] == pytest.approx(8 / 11 * 132, abs=3)
     assert taken["standard"] == pytest.approx(3 / 11 * 132, abs=3)
+
+
+async def test_what_was_preempted_is_first_in_its_lane_whoever_else_starts_there(
+    client: redis.asyncio.Redis, prefix: str
+) -> None:
+    lab = await opened(client, prefix)
+    scripts = lab.shard.scripts
+    await lab.arrive("batch", "victim", 10)
+    for number in range(6):
+        await lab.arrive("batch", f"t{number}", 10)
+    (victim,) = await lab.serve()
+    await lab.serve(2)
+    assert await scripts.requeue("w1", victim.rid, f"a{victim.rid}", how="preempt", lane="batch") == "OK"
+    assert [entry.rid for entry in await scripts.pull("w1", 1)] == [victim.rid]
