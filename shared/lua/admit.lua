@@ -85,7 +85,8 @@ if ARGV[21] ~= '' then
   for i = 12, #KEYS do taken = taken + redis.call('HLEN', KEYS[i]) end
   if taken >= tonumber(ARGV[21]) then return {'BUSY', taken, turn()} end
 end
-if start_by > 0 and rate and held[2] > 0 then
+-- what lies ahead is counted only if it would be too late behind everything that waits
+if start_by > 0 and rate and now + 1000 * held[2] / rate > start_by then
   local ahead = redis.call('ZCOUNT', KEYS[7], '-inf', math.max(held[1], held[7]))
   local wait_ms = math.ceil(1000 * ahead / rate)
   if now + wait_ms > start_by then return {'LATE', wait_ms, now + wait_ms - start_by} end
