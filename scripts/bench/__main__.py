@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scripts.bench import idle, installs, machine, report, vllm_serving
+from scripts.bench import idle, installs, lanes_report, machine, report, vllm_serving
 from scripts.bench.gateways import DEFAULT_PEERS, GATEWAYS, PEERS, QUICK_PEERS, REPOSITORY, redis_program
 from scripts.bench.groups import BenchError
 from scripts.bench.options import PARTS, Budget, Options
@@ -23,6 +23,7 @@ from scripts.bench.transport import Transport
 _PAGE = REPOSITORY / "docs/performance.md"
 _CACHE = REPOSITORY / ".penstock/bench"
 _QUIET_CORES = 0.3
+_QUIET_WAIT_S = 60.0
 _PATIENCE_S, _QUICK_PATIENCE_S = 150.0, 20.0
 _BUDGET_MIN, _QUICK_BUDGET_MIN = 24.0, 4.5
 
@@ -76,10 +77,15 @@ def measure(options: Options, budget: Budget, work: Path) -> dict[str, Any]:
         "skipped": budget.skipped,
         "idle": {},
         "serving": None,
+        "lanes": None,
     }
     if "idle" in options.parts:
         print("idle", flush=True)
         _guard(data, "idle", lambda: data.update(idle=idle.measure(options, work)))
+    if "lanes" in options.parts:
+        print("lanes", flush=True)
+        budget.wait_quiet(_QUIET_WAIT_S)
+        _guard(data, "lanes", lambda: data.update(lanes=lanes_report.measure(options, work)))
     serving = _serving(options, budget, work, data) if "vllm" in options.parts else None
     for repeat in range(options.repeat):
         print(f"repeat {repeat + 1} of {options.repeat}", flush=True)
@@ -150,6 +156,7 @@ def _options(args: argparse.Namespace) -> Options:
         seconds=args.seconds or (5.0 if quick else 6.0),
         repeat=args.repeat or (1 if quick else 2),
         idle_s=10.0 if quick else 20.0,
+        lanes_s=4.0 if quick else 15.0,
         tries=1 if quick else 2,
         max_other_cores=args.max_other,
         aof=args.aof,

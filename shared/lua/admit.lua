@@ -62,34 +62,37 @@ local out = redis.call('HMGET', KEYS[11], 't:' .. tenant, 'pool')
 local expected, limit = tonumber(out[1] or out[2] or ARGV[22]), tonumber(ARGV[8])
 if limit > 0 then expected = math.min(limit, expected) end
 local cost = math.max(1, math.ceil(tonumber(ARGV[7]) + expected * tonumber(ARGV[9])))
-local held = redis.call('HMGET', KEYS[8], 'n', 'b', 'c', 'n:' .. tenant, 'c:' .. tenant, 'v', 'f:' .. tenant)
-for i = 1, 7 do held[i] = tonumber(held[i] or '0') end
+local q = {queue = KEYS[4], fair = KEYS[7], ledger = KEYS[8]}
+local ledger = waiting(q, tenant)
+local held = {} -- v, n, c, b, and n, c, f of the tenant
+for i = 1, 7 do held[i] = tonumber(ledger[i] or '0') end
 local bound = {tonumber(ARGV[17] ~= '0' and set[2] or ARGV[17]), tonumber(set[3] or ARGV[18]), tonumber(set[4] or ARGV[19])}
 -- one request is let in however big it is: it would never fit
-if held[1] >= bound[1] or (held[1] > 0 and (held[2] + bytes > bound[2] or held[3] + cost > bound[3])) then
-  return {'FULL', held[1], turn()}
+if held[2] >= bound[1] or (held[2] > 0 and (held[4] + bytes > bound[2] or held[3] + cost > bound[3])) then
+  return {'FULL', held[2], turn()}
 end
 -- a tenant may hold so many times what is still free: one alone fills its share, and others always find room
 local share = tonumber(ARGV[20])
-if share < 1 and held[4] > 0 then
+if share < 1 and held[5] > 0 then
   local times = share / (1 - share)
   -- 0.9 / 0.1 is a little over 9: without the tolerance one tenant would have the last free place of a short queue, too
-  if held[4] + 1e-6 >= times * (bound[1] - held[1]) or held[5] + cost > times * (bound[3] - held[3]) then
-    return {'SHARE', held[4], turn()}
+  if held[5] + 1e-6 >= times * (bound[1] - held[2]) or held[6] + cost > times * (bound[3] - held[3]) then
+    return {'SHARE', held[5], turn()}
   end
 end
 if ARGV[21] ~= '' then
-  local taken = held[1]
+  local taken = held[2]
   for i = 12, #KEYS do taken = taken + redis.call('HLEN', KEYS[i]) end
   if taken >= tonumber(ARGV[21]) then return {'BUSY', taken, turn()} end
 end
-if start_by > 0 and rate and held[1] > 0 then
-  local ahead = redis.call('ZCOUNT', KEYS[7], '-inf', math.max(held[6], held[7]))
+-- what lies ahead is counted only if it would be too late behind everything that waits
+if start_by > 0 and rate and now + 1000 * held[2] / rate > start_by then
+  local ahead = redis.call('ZCOUNT', KEYS[7], '-inf', math.max(held[1], held[7]))
   local wait_ms = math.ceil(1000 * ahead / rate)
   if now + wait_ms > start_by then return {'LATE', wait_ms, now + wait_ms - start_by} end
 end
 
-local entry = enqueue({queue = KEYS[4], fair = KEYS[7], ledger = KEYS[8]}, ARGV[1], tenant, cost, bytes)
+local entry = enqueue(q, ARGV[1], tenant, cost, bytes, false, ledger)
 redis.call('HSET', KEYS[9], 'arrivals', arrived(plan[3], now, cost))
 redis.call('SET', KEYS[3], ARGV[4])
 local facts = {'fingerprint', ARGV[2], 'lane', lane, 'queue', lane, 'entry', entry, 'tenant', tenant,
@@ -106,4 +109,4 @@ redis.call('HSET', KEYS[2], 'state', 'queued', unpack(facts))
 if idem_ttl_ms > 0 then redis.call('SET', KEYS[1], ARGV[1] .. '|' .. ARGV[2], 'PX', idem_ttl_ms) end
 redis.call('HINCRBY', KEYS[5], tenant, 1)
 if start_by > 0 then redis.call('ZADD', KEYS[6], ARGV[10], ARGV[1]) end
-return {'OK', ARGV[1], held[1] + 1}
+return {'OK', ARGV[1], held[2] + 1}

@@ -80,6 +80,16 @@ local function pick()
   return best, aged ~= nil
 end
 
+-- A lane's virtual time: the start tag of what was served last. It also grows by a tenant's part of what is served, up to
+-- the next tag that waits: or newcomers, who start at the virtual time, would for ever go before whoever is behind it.
+local function virtual_time(lane)
+  local kept = redis.call('HMGET', lane.ledger, 'v', 't')
+  local v = math.max(tonumber(kept[1] or '0'), tonumber(lane.served))
+  local behind = redis.call('ZRANGEBYSCORE', lane.fair, string.format('(%.17g', v), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  if not behind[2] then return v end
+  return math.min(v + lane.tokens / math.max(1, tonumber(kept[2] or '1')), tonumber(behind[2]))
+end
+
 local picks = 0
 while want > 0 do
   local lane, aged = pick()
@@ -89,9 +99,11 @@ while want > 0 do
   local entry = redis.call('XCLAIM', lane.queue, 'g', wid, 3000, lane.head, 'FORCE')[1]
   if entry and entry[2] then
     out[#out + 1] = {lane.name, entry[1], entry[2][2]}
-    vtime = math.max(vtime, lane.pass)
-    lane.pass = lane.pass + tonumber(entry[2][4]) / lane.weight
-    lane.served = lane.tag
+    local cost = tonumber(entry[2][4])
+    -- a pick for age runs ahead of the others; if time went with it, they would lose what they are owed
+    if not aged then vtime = math.max(vtime, lane.pass) end
+    lane.pass = lane.pass + cost / lane.weight
+    lane.served, lane.tokens = lane.tag, (lane.tokens or 0) + cost
     want, picks = want - 1, picks + 1
     if aged then credit = credit - 1 else credit = math.min(2, credit + 1 / 3) end
     if aged then redis.call('HINCRBY', KEYS[1], 'aged:' .. lane.name, 1) end
@@ -106,7 +118,7 @@ if picks > 0 then
     if lane.served then
       fields[#fields + 1] = 'pass:' .. lane.name
       fields[#fields + 1] = tostring(lane.pass)
-      redis.call('HSET', lane.ledger, 'v', lane.served)
+      redis.call('HSET', lane.ledger, 'v', virtual_time(lane))
     end
   end
   redis.call('HSET', KEYS[1], unpack(fields))

@@ -1,6 +1,8 @@
 -- Included by scripts that measure or use how fast a queue drains, and how much work comes and is done.
 -- The rate is that of the recent past with a backlog: while nothing waits, starts say how fast requests come, not how fast
--- they could go. Kept as 'starts seconds last_ms', both decaying over 10 s of backlog; last_ms is 0 while nothing waits.
+-- they could go. Kept as 'starts seconds last_ms', both decaying over 10 s of backlog, or over four starts where those
+-- take longer; last_ms is 0 while nothing waits. A gap that is long beside those before counts for a part of it only: a
+-- pool that had no worker, or a lane that was paused, does not drain slowly after that.
 --
 -- drained(text, now, left): what is kept in `rate:<queue>` after one request of it was started, `left` still wait.
 -- drain_rate(text): requests/s from what is kept, or nil while too little is known.
@@ -18,8 +20,8 @@ local function drained(text, now, left)
     starts, seconds, last = tonumber(starts), tonumber(seconds), tonumber(last)
   end
   if last > 0 then
-    local passed = math.max(0, now - last) / 1000
-    local keep = math.exp(-passed / 10)
+    local passed = math.min(math.max(0, now - last) / 1000, 10 + 4 * seconds / math.max(1, starts))
+    local keep = math.max(math.exp(-passed / 10), 0.75)
     starts, seconds = starts * keep + 1, seconds * keep + passed
   elseif left <= 0 then
     return text or '0 0 0'

@@ -61,8 +61,6 @@ DRILLS = {
 
 ELSEWHERE = {
     15: "tests/chaos/test_readers.py, in every `make test`; PENSTOCK_SLOW_READERS and PENSTOCK_SLOW_SECONDS enlarge it",
-    31: "fairness is measured where lanes are built out (issue 4); the script's shares: tests/integration/test_pull.py",
-    32: "as 31",
     40: "the batch process comes with issue 7",
     43: "needs the cluster client; the scripts run on a cluster of one: tests/integration/test_declared_keys.py",
     44: "`make soak`, for as long as you like; not part of a run that somebody waits for",

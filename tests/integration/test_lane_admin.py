@@ -114,7 +114,7 @@ async def test_a_pause_is_no_time_in_which_the_lane_could_have_drained(shard: Sh
 
     for rid in ("r1", "r2", "r3"):
         await shard.admit(rid)
-    assert await measured_after() > 59
+    assert await measured_after() > 15
     assert await measured_after(PAUSE, RESUME) == 10
 
 
