@@ -243,7 +243,7 @@ async def test_answers_that_are_not_streams_survive_a_redis_that_comes_back_empt
         seen = await asyncio.gather(*answers)
         took_s = time.monotonic() - began_s
         given_back = worker.metric("penstock_restores_total", outcome="ok")
-        claims = worker.metric("penstock_claims_total")
+        claims = worker.metric("penstock_claims_total", outcome="ok")
     assert [answer.status_code for answer in seen] == [200] * 8
     assert [answer.json()["usage"]["completion_tokens"] for answer in seen] == [100] * 8
     assert given_back == 8
@@ -263,7 +263,7 @@ async def test_a_redis_that_stands_still_for_longer_than_a_lease_is_a_pause(clie
         os.kill(stack.redis.pid, signal.SIGCONT)
         seen = await streams
         assert worker.metric("penstock_worker_renewals_total") == 0
-        assert worker.metric("penstock_claims_total") == 16
+        assert worker.metric("penstock_claims_total", outcome="ok") == 16
     check_whole(seen, 200)
     assert min(one.longest_pause_s for one in seen) > 5, "nobody noticed the fault"
     assert max(one.longest_pause_s for one in seen) < 12

@@ -63,7 +63,7 @@ async def test_when_a_replica_is_killed_another_one_goes_on_with_exactly_the_res
         for one in seen:
             one.broken = ""
         await asyncio.gather(*(resume(client, other, one) for one in seen))
-        assert worker.metric("penstock_claims_total") == 32, "something ran twice"
+        assert worker.metric("penstock_claims_total", outcome="ok") == 32, "something ran twice"
     check_whole(seen, 150)
 
 

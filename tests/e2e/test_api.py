@@ -213,12 +213,12 @@ async def test_with_keys_set_only_their_holders_get_in(stack: Stack) -> None:
 
 
 async def test_requests_land_on_both_workers_and_either_replica_serves_a_stream(stack: Stack) -> None:
-    before = [worker.metric("penstock_claims_total") for worker in stack.workers]
+    before = [worker.metric("penstock_claims_total", outcome="ok") for worker in stack.workers]
     async with httpx.AsyncClient(timeout=30) as client:
         urls = [stack.apis[number % 2].url for number in range(40)]
         seen = await asyncio.gather(*(stream_chat(client, url, 50) for url in urls))
     check_whole(seen, 50)
-    after = [worker.metric("penstock_claims_total") for worker in stack.workers]
+    after = [worker.metric("penstock_claims_total", outcome="ok") for worker in stack.workers]
     assert all(now - then >= 5 for now, then in zip(after, before, strict=True)), (before, after)
 
 

@@ -46,7 +46,7 @@ def chat(stack: Stack, replica: int = 0) -> str:
 
 
 def claims(stack: Stack) -> float:
-    return sum(worker.metric("penstock_claims_total") for worker in stack.workers)
+    return sum(worker.metric("penstock_claims_total", outcome="ok") for worker in stack.workers)
 
 
 def status(answer: httpx.Response) -> tuple[int, str | None]:
