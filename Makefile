@@ -68,8 +68,8 @@ modelcheck: .venv/.stamp-dev ## try the Redis scripts against random faults (SEE
 	$(BIN)/python -m tests.support.modelcheck --seeds $(SEEDS)
 
 .PHONY: drills
-drills: .venv/.stamp-dev ## every fault drill in full, and the report docs/drills.md (about 25 minutes)
-	PENSTOCK_DRILLS=all PENSTOCK_DRILLS_REPORT=docs/drills.md $(BIN)/python -m pytest -m drill tests/drills $(ARGS)
+drills: .venv/.stamp-dev ## every fault drill in full, and the report docs/drills.md (about 20 minutes)
+	PENSTOCK_DRILLS=all PENSTOCK_DRILLS_REPORT=docs/drills.md $(BIN)/python -m pytest -m drill -n 2 --dist loadgroup tests/drills $(ARGS)
 
 .PHONY: soak
 soak: .venv/.stamp-dev ## requests under random faults: make soak ARGS="--requests 10000 --workers 3 --seed 1"

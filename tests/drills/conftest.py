@@ -14,7 +14,9 @@ from tests.support.stack import Stack, running_stack
 
 Figures = dict[str, object]
 _FIGURES = pytest.StashKey[Figures]()
-_ROWS = pytest.StashKey[list[tuple[int, str, str, Figures]]]()
+_PROPERTY = "drill"
+_rows: list[tuple[int, str, str]] = []
+"""Drill, outcome, figures as text. In the process that reports, whichever processes run the drills."""
 _TIMEOUT_S = 400
 _WORDS = {"passed": "pass", "failed": "**fail**", "skipped": "waits"}
 
@@ -34,10 +36,6 @@ def figures(request: pytest.FixtureRequest) -> Figures:
     return found
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_ROWS] = []
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drills that take long run in `make drills` only; there they get the time."""
     if ALL:
@@ -55,9 +53,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     marker = item.get_closest_marker("drill")
     if marker is not None and (call.when == "call" or report.failed):  # type: ignore[attr-defined]
-        row = (int(marker.args[0]), item.name, _outcome(report), item.stash.get(_FIGURES, {}))
-        item.config.stash[_ROWS].append(row)
+        figures = item.stash.get(_FIGURES, {})
+        said = ", ".join(f"{name} {_round(value)}" for name, value in figures.items())
+        report.user_properties.append((_PROPERTY, [marker.args[0], _outcome(report), said]))  # type: ignore[attr-defined]
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collects what the drills have said, also from other processes."""
+    for name, value in report.user_properties:
+        if name == _PROPERTY and isinstance(value, list):
+            number, outcome, said = value
+            _rows.append((int(number), str(outcome), str(said)))
 
 
 def _outcome(report: object) -> str:
@@ -68,12 +75,11 @@ def _outcome(report: object) -> str:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Writes the report where PENSTOCK_DRILLS_REPORT says."""
     path = os.environ.get("PENSTOCK_DRILLS_REPORT")
-    rows = session.config.stash[_ROWS]
-    if path and rows:
-        Path(path).write_text(report_of(rows), encoding="utf-8")
+    if path and _rows and not hasattr(session.config, "workerinput"):
+        Path(path).write_text(report_of(_rows), encoding="utf-8")
 
 
-def report_of(rows: list[tuple[int, str, str, Figures]]) -> str:
+def report_of(rows: list[tuple[int, str, str]]) -> str:
     """The report, as Markdown."""
     lines = [
         "# Drills",
@@ -88,8 +94,7 @@ def report_of(rows: list[tuple[int, str, str, Figures]]) -> str:
     ]
     for number, what in DRILLS.items():
         own = [row for row in rows if row[0] == number]
-        for _, _, outcome, figures in own:
-            said = ", ".join(f"{name} {_round(value)}" for name, value in figures.items())
+        for _, outcome, said in own:
             lines.append(f"| {number} | {what} | {outcome} | {said} |")
         if not own:
             lines.append(f"| {number} | {what} | not here | {ELSEWHERE.get(number, 'did not run')} |")
