@@ -111,6 +111,34 @@ async def test_a_cancel_takes_a_queued_request_at_once_and_a_running_one_from_it
 
 
 @pytest.mark.drill(34)
+async def test_a_hundred_cancels_beside_running_streams_are_all_quick(stack: Stack, figures: Figures) -> None:
+    """From the DELETE to the end in the record, by the server's clock: the engine was left before that."""
+    count = size(20, 100)
+    worker = stack.worker("--", "--itl-ms", "20")
+    api = stack.api()
+    others = start_many(32, Ask([api.url], 100 * count // 20 + 200))
+    tasks = start_many(count, Ask([api.url], 4_000, body={"user": "leaver"}))
+    await eventually(lambda: worker.metric("penstock_attempts_running") == count + 32, 30, "all run")
+    spans_ms = []
+    with control(stack) as server:
+        keys = [key for key in server.scan_iter(match=K.record("*")) if server.hget(key, "tenant") == b"user-leaver"]
+        assert len(keys) == count
+        async with httpx.AsyncClient(base_url=api.url) as client:
+            for key in keys:
+                seconds, micros = server.time()  # type: ignore[misc]
+                rid = key.decode().removeprefix(K.record(""))
+                assert (await client.post(f"/v1/requests/{rid}/cancel")).status_code == 200
+                await eventually(lambda key=key: server.hget(key, "state") == b"cancelled", 5, "it is over")  # type: ignore[misc]
+                ended_ms = int(server.hget(key, "finished_at_ms") or 0)  # type: ignore[arg-type]
+                spans_ms.append(ended_ms - (seconds * 1000 + micros / 1000))
+    seen = await asyncio.gather(*tasks)
+    assert {error["code"] for one in seen for error in one.errors} == {"cancelled"}
+    assert all(one.whole for one in await asyncio.gather(*others)), "nobody else is cancelled"
+    spans_ms.sort()
+    figures |= {"cancels": count, "p50 ms": spans_ms[count // 2], "p99 ms": spans_ms[int(count * 0.99) - 1]}
+
+
+@pytest.mark.drill(34)
 async def test_what_was_cancelled_while_its_worker_was_dead_does_not_come_back(stack: Stack, figures: Figures) -> None:
     victim = stack.worker("--", "--ttft-ms", "50000")
     api = stack.api("--disconnect-grace-s", "0.5")
