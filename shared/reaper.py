@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 _SWEEP_COUNT = 20
+_MOST_SWEEPS = 25
+"""Of deadlines, in one round: where nobody starts anything many are due at once, and clients wait for their end."""
 _LOOKS = 5
 _STRANGERS_EVERY_TICKS = 30
 _STRANGER_IDLE_MS = 60_000
@@ -169,7 +171,16 @@ class Reaper:
             self._pruned[where], _ = await scripts.prune(lane, self._pruned.get(where, "0"))
 
     async def _expire(self, keys: Keys, scripts: Scripts) -> None:
-        for rid in await self._due(keys):
+        before: list[str] = []
+        for _ in range(_MOST_SWEEPS):
+            due = await self._due(keys)
+            await self._expire_each(keys, scripts, due)
+            if len(due) < _SWEEP_COUNT or due == before:
+                return
+            before = due
+
+    async def _expire_each(self, keys: Keys, scripts: Scripts, due: list[str]) -> None:
+        for rid in due:
             for _ in range(_LOOKS):
                 owner, queue = await owner_and_queue(self._client, keys, rid)
                 outcome = await scripts.expire(rid, owner=owner, queue=queue)
