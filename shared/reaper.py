@@ -39,6 +39,9 @@ _LOOKS = 5
 _STRANGERS_EVERY_TICKS = 30
 _STRANGER_IDLE_MS = 60_000
 _PRUNE_EVERY_TICKS = 5
+_PRUNE_FIELDS = 200
+_MOST_SLICES = 20
+"""Of one ledger, in one go, as long as they are full of what is to be dropped."""
 
 
 class Reaper:
@@ -165,10 +168,14 @@ class Reaper:
         return head[0][1][b"rid"].decode() if head else None
 
     async def _prune(self, keys: Keys, scripts: Scripts) -> None:
-        """The next slice of each lane's ledger; where it ended is kept for the next time."""
+        """The next slice of each lane's ledger, or some of them; where it ended is kept for the next time."""
         for lane in sorted(FAIR):
             where = (keys.pool, lane)
-            self._pruned[where], _ = await scripts.prune(lane, self._pruned.get(where, "0"))
+            for _ in range(_MOST_SLICES):
+                cursor = self._pruned.get(where, "0")
+                self._pruned[where], dropped = await scripts.prune(lane, cursor, _PRUNE_FIELDS)
+                if dropped < _PRUNE_FIELDS / 4:
+                    break
 
     async def _expire(self, keys: Keys, scripts: Scripts) -> None:
         before: list[str] = []

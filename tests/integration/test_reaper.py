@@ -152,6 +152,16 @@ async def test_a_deadline_that_is_due_by_its_place_alone_does_not_keep_the_reape
     assert await shard.finished() == []
 
 
+async def test_the_tags_of_very_many_tenants_that_are_gone_go_soon(reaper: Reaper, shard: Shard) -> None:
+    """As when each request names a tenant of its own: they come faster than one slice each few seconds could hold."""
+    ledger = shard.keys.ledger("standard")
+    await shard.admit()
+    await shard.client.hset(ledger, mapping={"v": 10**9, **{f"f:gone{i}": i for i in range(3_000)}})  # type: ignore[misc]
+    for _ in range(5):
+        await reaper.tick()
+    assert await shard.client.hlen(ledger) < 100  # type: ignore[misc]
+
+
 async def test_two_reapers_at_once_do_it_once(
     reaper: Reaper, client: redis.asyncio.Redis, shard: Shard, clock: HandClock
 ) -> None:
