@@ -33,10 +33,15 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 _SWEEP_COUNT = 20
+_MOST_SWEEPS = 25
+"""Of deadlines, in one round: where nobody starts anything many are due at once, and clients wait for their end."""
 _LOOKS = 5
 _STRANGERS_EVERY_TICKS = 30
 _STRANGER_IDLE_MS = 60_000
 _PRUNE_EVERY_TICKS = 5
+_PRUNE_FIELDS = 200
+_MOST_SLICES = 20
+"""Of one ledger, in one go, as long as they are full of what is to be dropped."""
 
 
 class Reaper:
@@ -163,13 +168,26 @@ class Reaper:
         return head[0][1][b"rid"].decode() if head else None
 
     async def _prune(self, keys: Keys, scripts: Scripts) -> None:
-        """The next slice of each lane's ledger; where it ended is kept for the next time."""
+        """The next slice of each lane's ledger, or some of them; where it ended is kept for the next time."""
         for lane in sorted(FAIR):
             where = (keys.pool, lane)
-            self._pruned[where], _ = await scripts.prune(lane, self._pruned.get(where, "0"))
+            for _ in range(_MOST_SLICES):
+                cursor = self._pruned.get(where, "0")
+                self._pruned[where], dropped = await scripts.prune(lane, cursor, _PRUNE_FIELDS)
+                if dropped < _PRUNE_FIELDS / 4:
+                    break
 
     async def _expire(self, keys: Keys, scripts: Scripts) -> None:
-        for rid in await self._due(keys):
+        before: list[str] = []
+        for _ in range(_MOST_SWEEPS):
+            due = await self._due(keys)
+            await self._expire_each(keys, scripts, due)
+            if len(due) < _SWEEP_COUNT or due == before:
+                return
+            before = due
+
+    async def _expire_each(self, keys: Keys, scripts: Scripts, due: list[str]) -> None:
+        for rid in due:
             for _ in range(_LOOKS):
                 owner, queue = await owner_and_queue(self._client, keys, rid)
                 outcome = await scripts.expire(rid, owner=owner, queue=queue)

@@ -237,6 +237,9 @@ class Intake:
         if isinstance(claimed, Unclaimed):
             child(CLAIMS, claimed.outcome.lower()).inc()
             return
+        if wid != self._identity.wid:  # condemned meanwhile: the reapers take it from the old id
+            child(CLAIMS, "condemned").inc()
+            return
         self._accept(entry, attempt, claimed)
 
     def _accept(self, entry: Entry, attempt: str, claimed: Claimed) -> None:

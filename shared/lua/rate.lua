@@ -2,7 +2,9 @@
 -- The rate is that of the recent past with a backlog: while nothing waits, starts say how fast requests come, not how fast
 -- they could go. Kept as 'starts seconds last_ms', both decaying over 10 s of backlog, or over four starts where those
 -- take longer; last_ms is 0 while nothing waits. A gap that is long beside those before counts for a part of it only: a
--- pool that had no worker, or a lane that was paused, does not drain slowly after that.
+-- pool that had no worker, or a lane that was paused, does not drain slowly after that. What was measured fades with each
+-- start that had no backlog before it and leaves none: a rate of other times would refuse for ever what could start at once,
+-- since what is refused makes no backlog.
 --
 -- drained(text, now, left): what is kept in `rate:<queue>` after one request of it was started, `left` still wait.
 -- drain_rate(text): requests/s from what is kept, or nil while too little is known.
@@ -24,7 +26,8 @@ local function drained(text, now, left)
     local keep = math.max(math.exp(-passed / 10), 0.75)
     starts, seconds = starts * keep + 1, seconds * keep + passed
   elseif left <= 0 then
-    return text or '0 0 0'
+    if 0.9 * starts < 3 then return '0 0 0' end -- too little to go by: begin anew
+    return string.format('%.6g %.6g 0', 0.9 * starts, 0.9 * seconds)
   end
   return string.format('%.6g %.6g %.0f', starts, seconds, left > 0 and now or 0)
 end

@@ -19,7 +19,8 @@ local v = redis.call('HMGET', KEYS[3], 'state', 'attempt', 'owner', 'queue', 'en
   'bytes')
 local state, ours, log = v[1], ARGV[6], redis.call('GET', KEYS[5]) or ''
 local begins = #log <= #ours and ours:sub(1, #log) == log
-local mine = state == 'running' and v[2] == ARGV[3]
+-- the attempt of a worker that was condemned, and goes on under another id, is still that of the old id
+local mine = state == 'running' and v[2] == ARGV[3] and v[3] == ARGV[1]
 local fields = cmsgpack.unpack(ARGV[4])
 local facts = {}
 for i = 1, #fields, 2 do facts[fields[i]] = fields[i + 1] end

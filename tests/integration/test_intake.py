@@ -11,7 +11,7 @@ import redis.asyncio
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.outcomes import Entry
+from shared.outcomes import Claimed, Entry, Unclaimed
 from shared.scripts import Scripts
 from shared.wire import Request, encode
 from tests.integration.shard import Shard
@@ -53,6 +53,36 @@ async def test_a_late_refusal_of_an_old_id_does_not_cost_the_new_one(hot: HotCli
     async with serving(intake):
         await eventually(lambda: scripts.pulls >= 2, "another pull, under the new id")
     assert renewed == [first]
+
+
+class Renewed(Scripts):
+    """Scripts of a worker that is condemned after its claim, and learns of that before the claim's reply is there."""
+
+    identity: Identity
+    claims = 0
+
+    async def claim(self, wid: str, entry: Entry, attempt: str) -> Claimed | Unclaimed:
+        claimed = await super().claim(wid, entry, attempt)
+        self.claims += 1
+        if self.claims == 1:
+            await self.condemn(wid, process_ended=True)
+            self.identity.condemned(wid)
+        return claimed
+
+
+async def test_what_was_claimed_under_an_id_that_is_condemned_by_now_does_not_start(
+    hot: HotClient, shard: Shard
+) -> None:
+    identity = Identity()
+    scripts = Renewed(hot, shard.keys)
+    scripts.identity = identity
+    engine = sim.create(WorkerSettings(engine="sim"), ["--itl-ms", "100000"])
+    attempts = Attempts(engine, Publisher(scripts, identity, lambda _: None), scripts, identity)
+    intake = Intake(hot, hot, shard.keys, scripts, engine, attempts, identity, 4)
+    await shard.admit(body=encode(Request("POST", "/v1/completions", [], b'{"prompt": "x"}', "standard")))
+    async with serving(intake):
+        await eventually(lambda: scripts.claims and not intake._claiming, "the claim")
+    assert len(attempts) == 0
 
 
 class Between(HotClient):

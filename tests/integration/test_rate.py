@@ -54,3 +54,13 @@ async def test_a_lane_that_drains_slowly_has_a_rate_too(shard: Shard) -> None:
     await fill(shard, 12, 40)
     told_ms = (await shard.admit("x", **TIGHT)).after_ms
     assert told_ms == pytest.approx(10_000, rel=0.3)
+
+
+async def test_a_rate_of_other_times_does_not_refuse_for_ever_what_could_start_at_once(shard: Shard) -> None:
+    """Measured on one busy slot, and now there are many: each request that is let in finds an empty queue."""
+    await shard.client.hset(shard.keys.sched, "rate:standard", "4 4000 0")  # type: ignore[misc]
+    for number in range(10):
+        assert (await shard.admit(f"r{number}", **TIGHT)).outcome == "OK"
+        last = await shard.admit(f"s{number}", **TIGHT)
+        await start(shard, 1 if last.outcome == "LATE" else 2)
+    assert last.outcome == "OK"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import redis.asyncio
 
@@ -126,6 +128,38 @@ async def test_the_sweep_expires_what_waits_and_tells_the_owner_of_what_runs(rea
     assert [await shard.state(rid) for rid in ("runs", "waits", "patient")] == ["running", "expired", "queued"]
     assert await shard.scripts.beat("w1") == [b"expire runs"]
     assert await shard.client.zrange(shard.keys.deadlines, 0, -1) == [b"patient"]
+
+
+async def test_all_that_is_due_ends_in_one_round_though_nobody_else_looks(reaper: Reaper, shard: Shard) -> None:
+    """A pool without workers, and requests whose time is up faster than one at a time."""
+    past_ms = in_ms(-1_000)
+    for number in range(100):
+        await shard.admit(f"r{number}", tenant_cap=1_000)
+        await shard.client.hset(shard.keys.record(f"r{number}"), "deadline_ms", past_ms)  # type: ignore[misc]
+        await shard.client.zadd(shard.keys.deadlines, {f"r{number}": past_ms})
+    await reaper.tick()
+    assert await shard.client.zcard(shard.keys.deadlines) == 0
+    assert await shard.client.xlen(shard.keys.queue("standard")) == 0
+    assert len(await shard.finished()) == 100
+
+
+async def test_a_deadline_that_is_due_by_its_place_alone_does_not_keep_the_reaper(reaper: Reaper, shard: Shard) -> None:
+    for number in range(25):
+        await shard.admit(f"r{number}")
+        await shard.client.zadd(shard.keys.deadlines, {f"r{number}": in_ms(-1_000)})
+    async with asyncio.timeout(5):
+        await reaper.tick()
+    assert await shard.finished() == []
+
+
+async def test_the_tags_of_very_many_tenants_that_are_gone_go_soon(reaper: Reaper, shard: Shard) -> None:
+    """As when each request names a tenant of its own: they come faster than one slice each few seconds could hold."""
+    ledger = shard.keys.ledger("standard")
+    await shard.admit()
+    await shard.client.hset(ledger, mapping={"v": 10**9, **{f"f:gone{i}": i for i in range(3_000)}})  # type: ignore[misc]
+    for _ in range(5):
+        await reaper.tick()
+    assert await shard.client.hlen(ledger) < 100  # type: ignore[misc]
 
 
 async def test_two_reapers_at_once_do_it_once(

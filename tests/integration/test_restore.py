@@ -195,3 +195,15 @@ async def test_a_large_answer_comes_back_whole(shard: Shard) -> None:
     await flush(shard)
     await asyncio.wait_for(shard.scripts.restore("w1", held(claimed, *frames)), 2)
     assert await shard.log() == b"".join(frames)
+
+
+async def test_an_attempt_that_was_begun_under_an_old_id_is_not_taken_along_to_the_new_one(shard: Shard) -> None:
+    """It stays the old one's, from which the reapers take it: or two ids would own it, and both be served."""
+    claimed = await running(shard, ONE)
+    await shard.die("w1")
+    await shard.scripts.beat("w2")
+    assert await shard.scripts.restore("w2", held(claimed, ONE)) == "STALE"
+    assert await shard.client.exists(shard.keys.run("w2")) == 0
+    assert await shard.scripts.restore("w2", held(claimed, ONE, TWO)) == "OK", "it has shown more than the old one"
+    assert await shard.client.exists(shard.keys.run("w1")) == 0
+    assert (await shard.record())["owner"] == "w2"
