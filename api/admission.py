@@ -226,7 +226,7 @@ class Door:
         lane = at_most(valid.lane, Lane(self._settings.max_lane))
         if lane == valid.lane:
             return valid
-        if self._settings.max_lane_strict:
+        if self._settings.max_lane_strict and valid.lane_asked:
             raise errors.lane_not_allowed(valid.lane, lane)
         return replace(valid, lane=lane)
 
