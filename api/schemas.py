@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from api.prompts import Prompt, of_chat, of_completion
-from shared.errors import invalid_request
+from shared.errors import RequestError, invalid_request
 from shared.lanes import Lane, asked_lane
 
 DEFAULT_OUTPUT_TOKENS = 256
@@ -70,10 +70,15 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid_request(f"The request body is not valid JSON: {error}.") from error
     except RecursionError as error:
-        raise invalid_request("The request body is nested too deeply.") from error
+        raise nested_too_deeply() from error
     if not isinstance(value, dict):
         raise invalid_request("The request body must be a JSON object.")
     return value
+
+
+def nested_too_deeply() -> RequestError:
+    """400: reading or writing it would need more levels than there are."""
+    return invalid_request("The request body is nested too deeply.")
 
 
 def validate_chat(body: bytes, lane_header: str | None) -> ValidRequest:
