@@ -103,7 +103,8 @@ class Door:
     ) -> Ticket:
         """Admits a request, or joins the one that holds its key, and follows it.
 
-        Raises RequestError, BrokerUnavailableError; then nothing is left behind.
+        Raises RequestError; then nothing is left behind. Raises BrokerUnavailableError; then it may have got in, waits
+        for its client to come again, and is cancelled like one whose client has gone.
         """
         accepted_at_s = time.monotonic()
         if self.draining:
@@ -141,8 +142,10 @@ class Door:
             if found.rid == rid and not confirmed.done():
                 await self._channels.confirmation(confirmed)
                 relay.on_gap()
-        except BaseException:
+        except BaseException as error:
             self._channels.unsubscribe(pool.keys.channel(ticket.rid), relay)
+            if not isinstance(error, RequestError) and not terms.stays:
+                self._cancel_after_grace(pool.keys, rid)  # it may have got in, and its client is told to come again
             raise
         self._watch.add(relay)
         STREAMS_OPEN.inc()
@@ -204,9 +207,10 @@ class Door:
         self._channels.unsubscribe(ticket.keys.channel(ticket.rid), ticket.relay, at_once=going_on)
         STREAMS_OPEN.dec()
         if going_on and not ticket.stays and not self.draining:
-            asyncio.get_running_loop().call_later(
-                self._settings.disconnect_grace_s, self._grace_over, ticket.keys, ticket.rid
-            )
+            self._cancel_after_grace(ticket.keys, ticket.rid)
+
+    def _cancel_after_grace(self, keys: Keys, rid: str) -> None:
+        asyncio.get_running_loop().call_later(self._settings.disconnect_grace_s, self._grace_over, keys, rid)
 
     def _grace_over(self, keys: Keys, rid: str) -> None:
         if not self.draining:
@@ -226,7 +230,7 @@ class Door:
         lane = at_most(valid.lane, Lane(self._settings.max_lane))
         if lane == valid.lane:
             return valid
-        if self._settings.max_lane_strict:
+        if self._settings.max_lane_strict and valid.lane_asked:
             raise errors.lane_not_allowed(valid.lane, lane)
         return replace(valid, lane=lane)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shared.clock import Clock
-from shared.errors import model_not_found
+from shared.errors import BrokerUnavailableError, model_not_found
 from shared.registry import Models, Pool, Registry
 
 _FRESH_S = 1.0
@@ -24,6 +24,8 @@ class Catalog:
         self._clock = clock
         self._models = Models({}, {})
         self._read_at_s = float("-inf")
+        self._failed_at_s = float("-inf")
+        self._failure = ""
         self._lock = asyncio.Lock()
 
     async def models(self) -> Models:
@@ -34,10 +36,19 @@ class Catalog:
         if self._clock.monotonic_s() - self._read_at_s >= age_s or not enough(self._models):
             asked_at_s = self._clock.monotonic_s()
             async with self._lock:
+                if self._failed_at_s > asked_at_s:  # nor would another look succeed, only later
+                    raise BrokerUnavailableError(self._failure)
                 if self._read_at_s < asked_at_s:  # nobody has read it while we waited for the lock
-                    self._models = await self._registry.models()
-                    self._read_at_s = self._clock.monotonic_s()
+                    await self._read()
         return self._models
+
+    async def _read(self) -> None:
+        try:
+            self._models = await self._registry.models()
+        except BrokerUnavailableError as error:
+            self._failed_at_s, self._failure = self._clock.monotonic_s(), str(error)
+            raise
+        self._read_at_s = self._clock.monotonic_s()
 
     async def pool_of(self, model: str | None) -> tuple[str, Pool]:
         """The served name and its pool. Without a name: the first model that has a worker, as vLLM does.

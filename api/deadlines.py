@@ -85,7 +85,7 @@ def _until_ms(text: str) -> int:
         raise _nonsense(
             _DEADLINE, f"must be Unix milliseconds or RFC 3339 with a time zone (2030-01-31T12:00:00Z), not {text!r}"
         )
-    return int(moment.timestamp() * 1000)
+    return max(1, int(moment.timestamp() * 1000))  # 0 and below would say that there is no deadline
 
 
 def _nonsense(header: str, what: str) -> RequestError:

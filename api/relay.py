@@ -171,6 +171,7 @@ class Relay(Outlet):
         meta = frame.meta
         if meta is not None:
             if frame.kind & HEAD:
+                self._readmit = None  # it will not be used any more, and has the request's body
                 self.head = meta
                 self.comment = HEARTBEAT
                 self._events = is_event_stream(meta)

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from api.prompts import Prompt, of_chat, of_completion
-from shared.errors import invalid_request
-from shared.lanes import Lane, choose_lane
+from shared.errors import RequestError, invalid_request
+from shared.lanes import Lane, asked_lane
 
 DEFAULT_OUTPUT_TOKENS = 256
 _MOST_WIDTH = 1024
@@ -35,6 +35,7 @@ class ValidRequest:
         model: the served name asked for; None lets the server choose.
         stream: whether the client wants Server-Sent Events.
         lane: its priority class.
+        lane_asked: whether the client has asked for that one, or left it to us.
         prompt: what the model will read.
         output_limit: most tokens that the client wants of each sequence; 0: as many as there will be.
         width: sequences that the engine will run for it at once.
@@ -49,6 +50,7 @@ class ValidRequest:
     model: str | None
     stream: bool
     lane: Lane
+    lane_asked: bool
     prompt: Prompt
     output_limit: int
     width: int
@@ -68,10 +70,15 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid_request(f"The request body is not valid JSON: {error}.") from error
     except RecursionError as error:
-        raise invalid_request("The request body is nested too deeply.") from error
+        raise nested_too_deeply() from error
     if not isinstance(value, dict):
         raise invalid_request("The request body must be a JSON object.")
     return value
+
+
+def nested_too_deeply() -> RequestError:
+    """400: reading or writing it would need more levels than there are."""
+    return invalid_request("The request body is nested too deeply.")
 
 
 def validate_chat(body: bytes, lane_header: str | None) -> ValidRequest:
@@ -135,6 +142,7 @@ def _valid(
         raise invalid_request(
             f"`n` times prompts is {width}; at most {_MOST_WIDTH} are allowed in one request.", param="n"
         )
+    lane = asked_lane(lane_header, fields.get("service_tier"))
     user = fields.get("user")
     options = fields.get("stream_options")
     return ValidRequest(
@@ -143,7 +151,8 @@ def _valid(
         body=body,
         model=model or None,
         stream=bool(stream),
-        lane=choose_lane(lane_header, fields.get("service_tier")),
+        lane=lane or Lane.STANDARD,
+        lane_asked=lane is not None,
         prompt=prompt,
         output_limit=output if isinstance(output, int) and output > 0 else 0,
         width=width,

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+import hiredis
+
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
@@ -87,7 +89,7 @@ class Waiting:
         relay = ticket.relay
         try:
             place = await self.find(ticket.keys, ticket.rid, ticket.lane)
-        except BrokerUnavailableError as error:
+        except (BrokerUnavailableError, hiredis.ReplyError) as error:  # a comment is not worth a stream, or the replica
             log.debug("request %s: %s", ticket.rid, error)
             return
         if relay.head is not None or ticket not in self._tickets:

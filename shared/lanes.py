@@ -50,9 +50,9 @@ FAIR = frozenset(queue.name for queue in QUEUES if queue.fair)
 
 ENGINE_PRIORITY: dict[str, int] = {queue.name: queue.engine_priority for queue in QUEUES}
 
-_BY_SERVICE_TIER = {
+_BY_SERVICE_TIER: dict[str, Lane | None] = {
     "priority": Lane.INTERACTIVE,
-    "auto": Lane.STANDARD,
+    "auto": None,
     "default": Lane.STANDARD,
     "flex": Lane.BATCH,
     "scale": Lane.STANDARD,
@@ -69,10 +69,11 @@ SERVICE_TIER = {Lane.INTERACTIVE: "priority", Lane.STANDARD: "default", Lane.BAT
 """OpenAI's word for what a request was served as."""
 
 
-def choose_lane(header: str | None, service_tier: object) -> Lane:
-    """The lane of a request: the `X-Priority-Lane` header if sent, else the body's `service_tier`, else standard.
+def asked_lane(header: str | None, service_tier: object) -> Lane | None:
+    """The lane that a request asks for: by the `X-Priority-Lane` header if sent, else by the body's `service_tier`.
 
-    Raises RequestError (400) for a lane or tier that does not exist.
+    None leaves it to the server: neither was sent, or the tier `auto`. Raises RequestError (400) for what is no lane
+    and no tier.
     """
     if header is not None:
         try:
@@ -83,9 +84,8 @@ def choose_lane(header: str | None, service_tier: object) -> Lane:
                 f"X-Priority-Lane must be one of {lanes}, not {header!r}.", param="X-Priority-Lane"
             ) from None
     if service_tier is None:
-        return Lane.STANDARD
-    lane = _BY_SERVICE_TIER.get(service_tier) if isinstance(service_tier, str) else None
-    if lane is None:
+        return None
+    if not isinstance(service_tier, str) or service_tier not in _BY_SERVICE_TIER:
         tiers = ", ".join(sorted(_BY_SERVICE_TIER))
         raise invalid_request(f"service_tier must be one of {tiers}, not {service_tier!r}.", param="service_tier")
-    return lane
+    return _BY_SERVICE_TIER[service_tier]

@@ -11,13 +11,15 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.admission import Ticket
 from api.auth import tenant_of
 from api.idempotency import terms_of
-from api.schemas import ValidRequest, validate_chat, validate_completion, validate_generate
+from api.schemas import ValidRequest, nested_too_deeply, validate_chat, validate_completion, validate_generate
 from api.sse import Answer
 from shared.errors import request_too_large
 
 router = APIRouter(tags=["generation"])
+Validate = Callable[[bytes, str | None], ValidRequest]
 _FORWARDED = ("content-type", "traceparent", "tracestate")
 
 
@@ -35,16 +37,28 @@ async def _body(request: Request, declared: str) -> bytes:
     return b"".join(parts)
 
 
-async def _answer(request: Request, validate: Callable[[bytes, str | None], ValidRequest]) -> Response:
-    """One generation. What refuses a request comes before the queue does: key, size, outline."""
+async def _answer(request: Request, validate: Validate) -> Response:
+    """One generation."""
+    ticket, stream = await _admitted(request, validate)
+    state = request.app.state
+    return await Answer(state.door, ticket, state.settings, stream=stream).response(request)
+
+
+async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool]:
+    """The admitted request, and whether it streams. What refuses one comes before the queue does: key, size, outline.
+
+    What was parsed ends here: its texts need not stay as long as the request.
+    """
     state = request.app.state
     tenant = await tenant_of(request)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
     body = await _body(request, headers.get("content-length", ""))
-    valid = validate(body, headers.get("x-priority-lane"))
+    try:
+        valid = validate(body, headers.get("x-priority-lane"))
+    except RecursionError as error:  # it could just be read, and not be written again
+        raise nested_too_deeply() from error
     forwarded = [(name, headers[name]) for name in _FORWARDED if name in headers]
-    ticket = await state.door.enter(valid, tenant, forwarded, terms_of(headers))
-    return await Answer(state.door, ticket, state.settings, stream=valid.stream).response(request)
+    return await state.door.enter(valid, tenant, forwarded, terms_of(headers)), valid.stream
 
 
 @router.post("/v1/chat/completions")

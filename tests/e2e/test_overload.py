@@ -326,6 +326,9 @@ async def test_a_strict_replica_refuses_a_lane_that_is_too_high(stack: Stack) ->
     assert "`standard`" in answer.json()["error"]["message"]
     assert "Retry-After" not in answer.headers
     assert (await ask(api.url, {"X-Priority-Lane": "batch"})).status_code == 200
+    for nothing in ({}, {"service_tier": "auto"}):
+        unasked = await ask(api.url, **nothing)
+        assert (unasked.status_code, unasked.headers.get("x-penstock-lane")) == (200, "batch")
 
 
 async def test_who_joins_a_request_is_told_the_lane_that_serves_it(stack: Stack, http: httpx.AsyncClient) -> None:

@@ -70,5 +70,12 @@ def test_the_earliest_of_client_and_lane_counts_for_the_start_and_for_the_end(
     assert patience.limits(NOW_MS, 10, 60) == Limits(NOW_MS + start_s * 1000, NOW_MS + finish_s * 1000)
 
 
+@pytest.mark.parametrize("long_ago", ["1970-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "0001-01-01T00:00:00+23:59"])
+def test_a_deadline_at_or_before_the_epoch_has_passed_and_does_not_stand_for_none(long_ago: str) -> None:
+    limits = patience_of({DEADLINE: long_ago}).limits(NOW_MS, 10, 60)
+    assert 0 < limits.start_by_ms < NOW_MS
+    assert 0 < limits.finish_by_ms < NOW_MS
+
+
 def test_a_lane_that_lets_requests_wait_longer_than_they_may_take_has_them_start_in_time() -> None:
     assert ENDLESS.limits(NOW_MS, 600, 60) == Limits(NOW_MS + 60_000, NOW_MS + 60_000)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from shared.errors import RequestError
-from shared.lanes import _BY_SERVICE_TIER, ENGINE_PRIORITY, QUEUES, RETRY, SERVICE_TIER, Lane, at_most, choose_lane
+from shared.lanes import _BY_SERVICE_TIER, ENGINE_PRIORITY, QUEUES, RETRY, SERVICE_TIER, Lane, asked_lane, at_most
 
 
 @pytest.mark.parametrize(
     ("header", "tier", "lane"),
     [
-        (None, None, Lane.STANDARD),
-        (None, "auto", Lane.STANDARD),
+        (None, None, None),
+        (None, "auto", None),
         (None, "default", Lane.STANDARD),
         (None, "priority", Lane.INTERACTIVE),
         (None, "flex", Lane.BATCH),
@@ -23,8 +23,10 @@ from shared.lanes import _BY_SERVICE_TIER, ENGINE_PRIORITY, QUEUES, RETRY, SERVI
         ("interactive", "flex", Lane.INTERACTIVE),
     ],
 )
-def test_the_header_wins_over_the_tier_and_standard_is_the_default(header: str | None, tier: Any, lane: Lane) -> None:
-    assert choose_lane(header, tier) is lane
+def test_the_header_wins_over_the_tier_and_who_sends_neither_asks_for_none(
+    header: str | None, tier: Any, lane: Lane | None
+) -> None:
+    assert asked_lane(header, tier) is lane
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_the_header_wins_over_the_tier_and_standard_is_the_default(header: str |
 )
 def test_what_is_no_lane_is_a_400_that_names_the_parameter(header: str | None, tier: Any, param: str) -> None:
     with pytest.raises(RequestError) as refused:
-        choose_lane(header, tier)
+        asked_lane(header, tier)
     assert (refused.value.status, refused.value.param) == (400, param)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -54,6 +56,19 @@ async def streaming(door: Leaving) -> Any:
     ticket = Ticket("req", "m", "standard", relay, keys, 0.0)
     answer = Answer(cast("Door", door), ticket, ApiSettings(), stream=True)
     return await answer.response(Request(SCOPE))
+
+
+async def test_once_an_answer_has_begun_its_request_is_kept_no_longer() -> None:
+    async def readmit() -> None:
+        """Has the request and its body, of some megabytes."""
+
+    kept = weakref.ref(readmit)
+    relay = Relay(cast("HotClient", None), Keys("p"), "req", grace_s=1, lost_grace_s=1, readmit=readmit)
+    del readmit
+    assert kept() is not None
+    relay._take(10, Frame(HEAD, "a", 0, [], 0, HEAD_META, b"data: 1\n\n"))
+    gc.collect()
+    assert kept() is None
 
 
 async def gone() -> Message:

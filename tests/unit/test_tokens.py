@@ -194,6 +194,15 @@ async def test_of_a_very_long_text_the_first_part_stands_for_all(loaded: Tokens)
     assert await loaded.count(Prompt((text * 3,)), WORKERS) == 3 * truth(text)
 
 
+async def test_of_very_many_long_texts_the_first_are_counted_and_the_others_estimated(loaded: Tokens) -> None:
+    texts = tuple(f"{number} lease ".ljust(16) * (WHOLE_CHARS // 32) for number in range(8))
+    exact, rest = texts[:2], texts[2:]
+    expected = sum(map(truth, exact)) + sum(map(len, rest)) // 4
+    assert await loaded.count(Prompt(texts, messages=8), WORKERS) == expected + 2 + 8 * 5
+    known = [loaded._counters[NAME].known(text) for text in texts]
+    assert known == [*map(truth, exact), *[None] * 6], "an estimate is not remembered as a count"
+
+
 async def test_when_too_many_wait_for_the_thread_a_prompt_is_estimated(
     loaded: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
