@@ -11,11 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from api.auth import sharing_tenant
 from api.catalog import Catalog
-from api.idempotency import PLAIN, RETRY_TTL_S, Place, Status, Terms, place
+from api.idempotency import PLAIN, RETRY_TTL_S, Place, Terms, place
 from api.memory import Memory
 from api.prompts import NOTHING
 from api.refusals import refusal
@@ -25,6 +25,7 @@ from api.schemas import ValidRequest
 from api.serverclock import ServerClock
 from api.settings import ApiSettings
 from api.shape import Shape
+from api.ticket import Ticket
 from api.tokens import Tokens
 from api.waiting import Waiting
 from api.watch import RelayWatch
@@ -46,29 +47,6 @@ log = logging.getLogger(__name__)
 
 _ADMIT_TRIES = 8
 _ADMIT_PAUSE_S = 0.25
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A request that one client follows, as its route sees it.
-
-    Attributes:
-        stays: it goes on when nobody follows it.
-        status: what its idempotency key led to; empty without one.
-        shape: the form that the client wants, where that may not be the one in the log.
-        cold: it was let in while no worker of its model lived.
-    """
-
-    rid: str
-    model: str
-    lane: str
-    relay: Relay
-    keys: Keys
-    accepted_at_s: float
-    stays: bool = False
-    status: Status = ""
-    shape: Shape | None = None
-    cold: bool = False
 
 
 class Door:

@@ -17,17 +17,22 @@ Mode = Literal["queue", "reject"]
 
 def by_lane(text: str, read: Callable[[str], T], default: T) -> dict[Lane, T]:
     """The value of each lane. `default` is that of lanes of which the text says nothing. Raises ValueError."""
-    everywhere, named = default, {}
+    everywhere: T | None = None
+    named: dict[Lane, T] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         lane, found, value = part.rpartition("=")
-        if not found:
-            everywhere = read(value)
-        elif lane.strip().lower() in set(Lane):
-            named[Lane(lane.strip().lower())] = read(value.strip())
-        else:
+        name = lane.strip().lower()
+        if found and name not in set(Lane):
             msg = f"{lane.strip()!r} is no lane; there are {', '.join(Lane)}"
             raise ValueError(msg)
-    return {lane: named.get(lane, everywhere) for lane in Lane}
+        if (everywhere is not None) if not found else (name in named):
+            msg = f"{text!r} has two values for {name or 'all lanes'}"
+            raise ValueError(msg)
+        if found:
+            named[Lane(name)] = read(value.strip())
+        else:
+            everywhere = read(value)
+    return {lane: named.get(lane, default if everywhere is None else everywhere) for lane in Lane}
 
 
 def seconds(text: str) -> float:

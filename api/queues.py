@@ -8,10 +8,12 @@ pool down.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator
 from statistics import fmean
 
 import msgspec
+import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -28,6 +30,8 @@ from shared.registry import Registry
 from shared.scripts import Scripts
 from shared.survey import QueueSeen, Survey
 from shared.wire import WorkerCard, decode_card
+
+log = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 _TIMEOUT_S = 2.0
@@ -63,7 +67,8 @@ class Queues:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 values = [value for pool in sorted(await self._registry.known()) for value in await self._look(pool)]
-        except (BrokerUnavailableError, TimeoutError):
+        except (BrokerUnavailableError, TimeoutError, redis.RedisError) as error:
+            log.debug("the queues could not be read: %s", error)
             metrics.BROKER_UP.set(0)
             return b""
         metrics.BROKER_UP.set(1)

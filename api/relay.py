@@ -72,11 +72,10 @@ class Relay(Outlet):
         lost_grace_s: float,
         readmit: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        """`grace_s`: how long to wait for a Redis that is away.
+        """How long to wait for a Redis that is away, and for a worker to bring back what Redis has lost.
 
-        `lost_grace_s`: how long to wait for a worker to bring back a request that Redis has lost. `readmit` puts the
-        request on the queue once more, as long as nothing was taken; it may give the relay another `rid` to follow.
-        None: this reader is not the one to admit it.
+        `readmit` puts the request on the queue once more, as long as nothing was taken; it may give the relay another
+        `rid` to follow. None: this reader is not the one to admit it.
         """
         super().__init__()
         self._client = client

@@ -14,6 +14,7 @@ from shared.clock import Clock
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 
+_RETRY_S = 1.0
 _FRESH_S = 30.0
 _TIMEOUT_S = 5.0
 
@@ -43,7 +44,9 @@ class ServerClock:
         try:
             seconds, micros = await self._client.call("TIME", timeout_s=_TIMEOUT_S)
         except (BrokerUnavailableError, hiredis.ReplyError):
-            return  # whoever asks finds out, with the admission itself
+            # whoever asks finds out, with the admission itself; the next ones need not wait for that answer, too
+            self._asked_at_s = self._clock.monotonic_s() - _FRESH_S + _RETRY_S
+            return
         after_s = self._clock.monotonic_s()
         self._ahead_s = int(seconds) + int(micros) / 1_000_000 - (before_s + after_s) / 2
         self._asked_at_s = after_s

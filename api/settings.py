@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from api.bylane import Mode, by_lane, mode, seconds
 from api.scaling import Targets
@@ -82,6 +82,15 @@ class ApiSettings(Settings):
     def _spans(cls, text: str) -> str:
         by_lane(text, seconds, 1.0)
         return text
+
+    @field_validator("scale_max")
+    @classmethod
+    def _most(cls, most: int, info: ValidationInfo) -> int:
+        least = info.data.get("scale_min", 0)
+        if most < least:
+            msg = f"must be at least scale_min, which is {least}"
+            raise ValueError(msg)
+        return most
 
     @field_validator("queue_mode")
     @classmethod

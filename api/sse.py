@@ -17,12 +17,13 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from api import problems
-from api.admission import Door, Ticket
+from api.admission import Door
 from api.cursors import is_event_stream
 from api.observe import DIRECT_SEND
 from api.settings import ApiSettings
 from api.shape import Shape
 from api.stream import EventStream
+from api.ticket import Ticket
 from api.transport import hang_up_watch
 from shared.errors import BrokerUnavailableError, RequestError, broker_unavailable
 from shared.lanes import SERVICE_TIER, Lane

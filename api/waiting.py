@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 import hiredis
 
+from api.ticket import Ticket
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.outcomes import Place
 from shared.scripts import Scripts
-
-if TYPE_CHECKING:
-    from api.admission import Ticket
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.admission import Ticket
 from api.auth import tenant_of
 from api.idempotency import terms_of
 from api.schemas import ValidRequest, nested_too_deeply, validate_chat, validate_completion, validate_generate
 from api.sse import Answer
+from api.ticket import Ticket
 from shared.errors import request_too_large
 
 router = APIRouter(tags=["generation"])

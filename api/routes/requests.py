@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from api.admission import Ticket
 from api.auth import tenant_of
 from api.cursors import cursor_of
 from api.requests import Facts
 from api.resume import seek
 from api.shape import Shape
 from api.sse import Answer
+from api.ticket import Ticket
 from api.waiting import shown
 from shared import errors
 from shared.outcomes import Place

@@ -100,12 +100,15 @@ while want > 0 do
   if entry and entry[2] then
     out[#out + 1] = {lane.name, entry[1], entry[2][2]}
     local cost = tonumber(entry[2][4])
-    -- a pick for age runs ahead of the others; if time went with it, they would lose what they are owed
-    if not aged then vtime = math.max(vtime, lane.pass) end
-    lane.pass = lane.pass + cost / lane.weight
+    -- a pick for age runs ahead of the others; if time went with it, they would lose what they are owed. What is picked for
+    -- the slot of a pre-empted batch request takes nobody's turn, and batch pays for its slot again.
+    if only == '' then
+      if not aged then vtime = math.max(vtime, lane.pass) end
+      lane.pass = lane.pass + cost / lane.weight
+    end
     lane.served, lane.tokens = lane.tag, (lane.tokens or 0) + cost
     want, picks = want - 1, picks + 1
-    if aged then credit = credit - 1 else credit = math.min(2, credit + 1 / 3) end
+    if aged then credit = credit - 1 elseif only == '' then credit = math.min(2, credit + 1 / 3) end
     if aged then redis.call('HINCRBY', KEYS[1], 'aged:' .. lane.name, 1) end
   end
   look(lane)

@@ -162,7 +162,10 @@ def test_the_openai_sdk_chats_and_streams(stack: Stack) -> None:
 
 
 def test_the_engines_metrics_are_among_the_workers(stack: Stack) -> None:
-    assert stack.workers[0].metric("vllm:generation_tokens_total") > 0
+    worker = stack.workers[0]
+    said = httpx.get(f"http://127.0.0.1:{worker.ops_port}/metrics", timeout=10).text
+    about = [line for line in said.splitlines() if "generation_tokens" in line or line.startswith("penstock_attempts")]
+    assert worker.metric("vllm:generation_tokens_total") > 0, about
     assert stack.workers[0].metric("vllm:num_requests_running") == 0
 
 

@@ -152,6 +152,17 @@ async def test_a_weight_is_in_force_with_the_next_pull(shard: Shard) -> None:
     assert [entry.queue for entry in await shard.scripts.pull("w1", 4)].count("batch") <= 1
 
 
+async def test_a_lane_that_had_next_to_no_weight_does_not_pay_for_it_when_it_is_given_one(shard: Shard) -> None:
+    await shard.scripts.setlane("batch", {"weight": "0.001", "age_limit_ms": "99999999"})
+    for number in range(12):
+        await shard.admit(f"batch{number}", lane="batch")
+    assert len(await shard.scripts.pull("w1", 4)) == 4
+    await shard.scripts.setlane("batch", {"weight": "8"})
+    for number in range(8):
+        await shard.admit(f"interactive{number}", lane="interactive")
+    assert [entry.queue for entry in await shard.scripts.pull("w1", 8)].count("batch") >= 3
+
+
 async def test_a_bound_is_in_force_with_the_next_admission_until_it_is_taken_back(shard: Shard) -> None:
     await shard.admit("r1")
     await shard.scripts.setlane(STANDARD, {"max_requests": "1"})

@@ -88,6 +88,15 @@ async def test_aged_heads_go_first_but_only_one_pick_in_four(shard: Shard) -> No
     assert 9 <= picks.count("batch") <= 14
 
 
+async def test_what_takes_a_preempted_slot_takes_nobodys_turn(shard: Shard) -> None:
+    await backlog(shard, interactive=180, standard=20)
+    picks: Counter[str] = Counter()
+    for _ in range(33):
+        assert len(await shard.scripts.pull("w1", 4, only="interactive")) == 4
+        picks.update(await pull(shard, 1, NEVER_AGED))
+    assert picks["standard"] == pytest.approx(9, abs=1)
+
+
 async def test_a_condemned_worker_gets_nothing(shard: Shard) -> None:
     await shard.admit()
     await shard.die("w1")

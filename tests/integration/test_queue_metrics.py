@@ -107,6 +107,14 @@ async def test_what_is_not_known_is_absent(shard: Shard, clock: HandClock) -> No
     assert found.keys() == ALWAYS
 
 
+async def test_a_server_that_refuses_the_survey_leaves_the_replica_its_own_metrics(
+    shard: Shard, clock: HandClock
+) -> None:
+    await register(shard, WorkerCard("w1", "sim", "1", 8, []))
+    await shard.client.set(shard.keys.sched, "no hash")
+    assert await queues_of(shard.client, shard.keys.prefix, clock).exposition() == b""
+
+
 async def test_paused_lanes_and_quarantine_ask_for_no_workers(shard: Shard, clock: HandClock) -> None:
     await register(shard, WorkerCard("w1", "sim", "1", 8, []))
     await shard.client.hset(shard.keys.sched, "work", "1000 20 0 10")  # type: ignore[misc]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api.admission import Ticket
 from api.relay import Relay
+from api.ticket import Ticket
 from api.waiting import PLAIN, Waiting
 from shared.hot import HotClient
 from tests.integration.shard import Shard

@@ -114,7 +114,10 @@ def test_a_setting_by_lane_has_a_value_for_all_and_others_for_some(monkeypatch: 
         ("--queue-timeout-s", "5,slow=3", "'slow' is no lane; there are interactive, standard, batch"),
         ("--request-timeout-s", "batch=-1", "seconds above 0, not '-1'"),
         ("--queue-mode", "batch=drop", "queue or reject, not 'drop'"),
+        ("--queue-timeout-s", "5,batch=3,Batch=4", "two values for batch"),
+        ("--queue-timeout-s", "5,6", "two values for all lanes"),
         ("--max-lane", "retry", "interactive"),
+        ("--scale-max", "0", "greater than or equal to 1"),
     ],
 )
 def test_a_lane_or_a_value_that_does_not_exist_is_refused_at_start(flag: str, text: str, says: str) -> None:
@@ -131,3 +134,9 @@ def test_settings_do_not_change_after_start() -> None:
 def test_a_variable_of_another_process_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_MAX_ACTIVE", "3")
     assert read().queue_max == 5_000
+
+
+def test_the_most_workers_are_not_fewer_than_the_least() -> None:
+    with pytest.raises(ConfigurationError, match="at least scale_min, which is 5"):
+        read("--scale-min", "5", "--scale-max", "4")
+    assert read("--scale-min", "4", "--scale-max", "4").scale_targets.most == 4

@@ -11,10 +11,11 @@ import pytest
 from fastapi import Request
 from starlette.types import Message, Scope
 
-from api.admission import Door, Ticket
+from api.admission import Door
 from api.relay import Relay
 from api.settings import ApiSettings
 from api.sse import Answer
+from api.ticket import Ticket
 from api.waiting import Waiting
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
