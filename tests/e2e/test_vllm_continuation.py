@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from api.cursors import cursor_of
+from shared.keys import Keys
 from tests.support import scripted_models
 from tests.support.resuming import said
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack, Worker, running_stack
 
 pytestmark = [
     pytest.mark.vllm,
@@ -25,11 +28,12 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
+KEYS = Keys("scripted")
 START_S = 400.0
 SLOTS = 8
 FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", str(SLOTS))
 _SEEN_BYTES = 2_000
-_LONG = {"model": "scripted", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
+_LONG = {"model": "scripted", "temperature": 0, "max_tokens": 1_500, "ignore_eos": True}
 _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 _CHAT = {"messages": [{"role": "user", "content": "What happens when a worker dies?"}]}
 ASKED: list[tuple[str, dict[str, Any]]] = [
@@ -79,24 +83,25 @@ class Reader:
         return b"".join(line + b"\n\n" for line in lines if line.startswith(b"data: "))
 
 
+def kill_in_the_middle(stack: Stack, victim: Worker, count: int) -> None:
+    """Kills once so many requests run and have text. It looks at Redis: a client on a busy machine sees it too late."""
+    end_s = time.monotonic() + 60
+    with redis.Redis.from_url(stack.redis_url) as server:
+        while time.monotonic() < end_s:
+            runs = [rid.decode() for key in server.scan_iter(match=KEYS.run("*")) for rid in server.hkeys(key)]  # type: ignore[union-attr]
+            if len(runs) == count and all(server.strlen(KEYS.log(rid)) > _SEEN_BYTES for rid in runs):  # type: ignore[operator]
+                victim.kill()
+                return
+    raise TimeoutError
+
+
 async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack: Stack, model: Path) -> None:
     (victim,) = stack.workers
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
-        killed = asyncio.Event()
-        waiting = len(ASKED)
-
-        def enough() -> None:
-            """Kills in the very moment: a machine that is busy would else let the streams end first."""
-            nonlocal waiting
-            waiting -= 1
-            if not waiting:
-                victim.kill()
-                killed.set()
-
-        streams = [asyncio.create_task(Reader(enough).read(client, path, body)) for path, body in ASKED]
-        async with asyncio.timeout(60):
-            await killed.wait()
+        killing = asyncio.create_task(asyncio.to_thread(kill_in_the_middle, stack, victim, len(ASKED)))
+        streams = [asyncio.create_task(Reader().read(client, path, body)) for path, body in ASKED]
+        await killing
         command = ("--model", str(model), "--", *FLAGS)
         heir = await asyncio.to_thread(lambda: stack.worker(*command, engine="vllm", ready_s=START_S))
         seen = await asyncio.gather(*streams)
@@ -110,12 +115,11 @@ async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack
 async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken_run(stack: Stack) -> None:
     (worker,) = (one for one in stack.workers if one.popen.poll() is None)
     assert worker.metric("penstock_worker_slots") == SLOTS, "the engine's own number"
-    longer = [(path, {**body, "max_tokens": 1_500}) for path, body in ASKED]
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
-        expected = [said(await Reader().read(client, path, body)) for path, body in longer]
+        expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
         running = asyncio.Semaphore(0)
         streams = [
-            asyncio.create_task(Reader(running.release).read(client, *longer[number % len(longer)], lane="batch"))
+            asyncio.create_task(Reader(running.release).read(client, *ASKED[number % len(ASKED)], lane="batch"))
             for number in range(2 * SLOTS)  # those that wait keep the slots full
         ]
         async with asyncio.timeout(60):
@@ -131,4 +135,4 @@ async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken
         seen = await asyncio.gather(*streams)
     for number, got in enumerate(seen):
         assert b'"error"' not in got, got[-500:]
-        assert said(got) == expected[number % len(longer)]
+        assert said(got) == expected[number % len(ASKED)]
