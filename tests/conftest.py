@@ -20,6 +20,7 @@ from tests.support import servers
 from tests.support.polling import serving
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `-n`, a file's tests stay together, and whatever starts vLLM runs one after the other."""
     for item in items:
