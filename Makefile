@@ -11,7 +11,7 @@ MODEL ?=
 ARGS ?=
 SEEDS ?= 200
 # Most of the time of the tests goes into waiting: for leases to lapse, streams to end, engines to start.
-PARALLEL ?= -n 3 --dist loadgroup
+PARALLEL ?= -n 3 --dist loadfile
 
 # With it, each process of vLLM would compile all its modules anew at every start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -69,7 +69,7 @@ modelcheck: .venv/.stamp-dev ## try the Redis scripts against random faults (SEE
 
 .PHONY: drills
 drills: .venv/.stamp-dev ## every fault drill in full, and the report docs/drills.md (about 20 minutes)
-	PENSTOCK_DRILLS=all PENSTOCK_DRILLS_REPORT=docs/drills.md $(BIN)/python -m pytest -m drill -n 2 --dist loadgroup tests/drills $(ARGS)
+	PENSTOCK_DRILLS=all PENSTOCK_DRILLS_REPORT=docs/drills.md $(BIN)/python -m pytest -m drill -n 2 --dist loadfile tests/drills $(ARGS)
 
 .PHONY: soak
 soak: .venv/.stamp-dev ## requests under random faults: make soak ARGS="--requests 10000 --workers 3 --seed 1"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
+from xdist.scheduler import LoadFileScheduling
 
 from shared.connection import RedisCaller, connect
 from shared.hot import HotClient
@@ -20,12 +22,17 @@ from tests.support import servers
 from tests.support.polling import serving
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class _ByFile(LoadFileScheduling):
     """With `-n`, a file's tests stay together, and whatever starts vLLM runs one after the other."""
-    for item in items:
-        group = "vllm" if item.get_closest_marker("vllm") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "vllm" if "vllm" in file or "conformance" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session", params=servers.KINDS)
