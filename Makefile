@@ -11,7 +11,7 @@ MODEL ?=
 ARGS ?=
 SEEDS ?= 200
 # Most of the time of the tests goes into waiting: for leases to lapse, streams to end, engines to start.
-PARALLEL ?= -n 3 --dist loadfile
+PARALLEL ?= -n 2 --dist loadfile
 
 # With it, each process of vLLM would compile all its modules anew at every start.
 unexport PYTHONDONTWRITEBYTECODE
