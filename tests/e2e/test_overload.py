@@ -185,7 +185,7 @@ async def test_what_cannot_start_in_time_is_refused_at_once(stack: Stack, http: 
     with control(stack) as server:
         async with occupied(stack):
             waiting = [asyncio.create_task(ask(stack.apis[0].url)) for _ in range(4)]
-            await eventually(lambda: server.zcard(K.fair("standard")) == 4, 5, "they wait")
+            await eventually(lambda: server.zcard(K.fair("standard")) == 4, 30, "they wait")
             server.hset(K.sched, "rate:standard", f"10 10 {int(time.time() * 1000)}")
             answer = await http.post("/v1/chat/completions", json=CHAT, headers={"X-Request-Timeout-Ms": "1500"})
         assert {one.status_code for one in await asyncio.gather(*waiting)} == {200}
@@ -239,7 +239,7 @@ async def test_a_tenant_that_holds_its_share_is_told_so_and_another_one_gets_in(
     with control(stack) as server:
         async with occupied(stack):
             waiting = [asyncio.create_task(ask(api.url, user="flood")) for _ in range(2)]
-            await eventually(lambda: server.zcard(K.fair("standard")) == 2, 5, "they wait")
+            await eventually(lambda: server.zcard(K.fair("standard")) == 2, 30, "they wait")
             answer = await ask(api.url, user="flood")
             waiting.append(asyncio.create_task(ask(api.url, user="small")))
             await eventually(lambda: server.zcard(K.fair("standard")) == 3, 5, "the other one's waits, too")
@@ -387,7 +387,7 @@ async def test_a_request_that_is_held_is_served_by_the_first_worker_that_comes()
         api = held_replica(small, "20")
         held = [asyncio.create_task(ask(api.url, stream=stream)) for stream in (False, True)]
         with control(small) as server:
-            await eventually(lambda: server.zcard(K.fair("standard")) == 2, 5, "they wait")
+            await eventually(lambda: server.zcard(K.fair("standard")) == 2, 30, "they wait")
         small.worker()
         answers = await asyncio.gather(*held)
     assert [answer.status_code for answer in answers] == [200, 200]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ START_S = 400.0
 SLOTS = 8
 FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", str(SLOTS))
 _SEEN_BYTES = 2_000
+_TRIES = 8
+"""A small model on a busy machine may have said everything before its front gets a turn to pass it on."""
 _LONG = {"model": "scripted", "temperature": 0, "max_tokens": 1_500, "ignore_eos": True}
 _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 _CHAT = {"messages": [{"role": "user", "content": "What happens when a worker dies?"}]}
@@ -79,34 +81,41 @@ class Reader:
         return b"".join(line + b"\n\n" for line in lines if line.startswith(b"data: "))
 
 
-def in_the_middle(stack: Stack, count: int, texts: int, act: Callable[[], None] = lambda: None) -> None:
-    """Acts once so many requests run and `texts` of them have text.
+def in_the_middle(
+    stack: Stack, count: int, texts: int, over: threading.Event, act: Callable[[], None] = lambda: None
+) -> bool:
+    """Acts once so many requests run and `texts` of them have text; False when they are `over` before that was seen.
 
     It looks at Redis: a client on a busy machine sees it too late.
     """
-    end_s = time.monotonic() + 60
     with redis.Redis.from_url(stack.redis_url) as server:
-        while time.monotonic() < end_s:
+        while not over.wait(0.003):
             runs = [rid.decode() for key in server.scan_iter(match=KEYS.run("*")) for rid in server.hkeys(key)]  # type: ignore[union-attr]
             begun = sum(server.strlen(KEYS.log(rid)) > _SEEN_BYTES for rid in runs)  # type: ignore[operator]
-            if len(runs) == count and begun >= texts:
+            if len(runs) >= count and begun >= texts:
                 act()
-                return
-            time.sleep(0.005)
-    raise TimeoutError
+                return True
+    return False
 
 
 async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack: Stack, model: Path) -> None:
     (victim,) = stack.workers
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
-        middle = asyncio.create_task(asyncio.to_thread(in_the_middle, stack, len(ASKED), len(ASKED), victim.kill))
-        streams = [asyncio.create_task(Reader().read(client, path, body)) for path, body in ASKED]
-        await middle
+        for _ in range(_TRIES):
+            over = threading.Event()
+            middle = asyncio.create_task(asyncio.to_thread(in_the_middle, stack, 2, 2, over, victim.kill))
+            streams = [asyncio.create_task(Reader().read(client, path, body)) for path, body in ASKED]
+            await asyncio.wait({middle, asyncio.gather(*streams)}, return_when=asyncio.FIRST_COMPLETED)
+            over.set()
+            if await middle:
+                break
+        else:
+            pytest.fail("the streams were over before anybody saw them run, each time")
         command = ("--model", str(model), "--", *FLAGS)
         heir = await asyncio.to_thread(lambda: stack.worker(*command, engine="vllm", ready_s=START_S))
         seen = await asyncio.gather(*streams)
-    assert heir.metric("penstock_resumes_total") == len(ASKED), "the kill came too late"
+    assert heir.metric("penstock_resumes_total") >= 2, "the kill came too late"
     for got, wanted in zip(seen, expected, strict=True):
         assert b'"error"' not in got, got[-500:]
         assert said(got) == wanted
@@ -118,12 +127,14 @@ async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken
     assert worker.metric("penstock_worker_slots") == SLOTS, "the engine's own number"
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
-        middle = asyncio.create_task(asyncio.to_thread(in_the_middle, stack, SLOTS, SLOTS // 2))
+        over = threading.Event()
+        middle = asyncio.create_task(asyncio.to_thread(in_the_middle, stack, SLOTS, SLOTS // 2, over))
         streams = [
             asyncio.create_task(Reader().read(client, *ASKED[number % len(ASKED)], lane="batch"))
             for number in range(3 * SLOTS)  # those that wait keep the slots full
         ]
-        await middle
+        async with asyncio.timeout(120):
+            await middle
         short = {**_CHAT, "model": "scripted", "max_tokens": 4}
         lane = {"X-Priority-Lane": "interactive"}
         answers = await asyncio.gather(
