@@ -24,22 +24,10 @@ from shared.wire import WorkerCard
 from tests.integration.monitor import watching
 from tests.integration.shard import Shard
 from tests.support import servers
+from tests.support.clocks import HandClock
 
 READINGS = {reading.name: reading for reading in vars(metrics).values() if isinstance(reading, Reading)}
 ALWAYS = READINGS.keys() - {metrics.QUEUE_DRAIN.name, metrics.LANE_FAIRNESS.name, metrics.POOL_PACE.name}
-
-
-class HandClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def wall_ms(self) -> int:
-        return int(self.now_s * 1000)
 
 
 @pytest.fixture

@@ -15,21 +15,9 @@ from shared.registry import Registry
 from shared.scripts import LEASE_MS
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard, delta, in_ms
+from tests.support.clocks import HandClock
 
 LEASE_S = LEASE_MS / 1000
-
-
-class HandClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def wall_ms(self) -> int:
-        return int(self.now_s * 1000)
 
 
 @pytest.fixture
