@@ -21,8 +21,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-READY_S = 30.0
-"""How long a process may take to be ready; the vLLM engine gets more, see Stack.worker."""
+READY_S = 80.0
+"""How long a process may take to be ready; it takes about one second, and this is for machines that stall. The vLLM
+engine gets more, see Stack.worker."""
 
 
 def free_port() -> int:
@@ -63,6 +64,12 @@ class Process:
         if self.popen.poll() is not None:
             msg = f"{self.name} ended with {self.popen.returncode}:\n{self.log.read_text()[-4000:]}"
             raise RuntimeError(msg)
+
+    def dump(self) -> None:
+        """Ends the process, which writes into its log where each of its threads stood."""
+        self.popen.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(10)
 
     def kill(self) -> None:
         """SIGKILL to the whole group."""
@@ -136,7 +143,8 @@ def poll_until_ready(process: Process, url: str, deadline_s: float) -> None:
             if get(url)[0] == 200:
                 return
         time.sleep(0.05)
-    msg = f"{process.name} was not ready after {deadline_s} s:\n{process.log.read_text()[-4000:]}"
+    process.dump()
+    msg = f"{process.name} was not ready after {deadline_s} s:\n{process.log.read_text()[-8000:]}"
     raise TimeoutError(msg)
 
 
@@ -186,7 +194,8 @@ class Stack:
         raise TimeoutError(process.log.read_text())
 
     def _start(self, kind: type[Process], name: str, command: list[str], env: dict[str, str] | None = None) -> Process:
-        environment = {**_ENVIRON, "PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", **(env or {})}
+        always = {"PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+        environment = {**_ENVIRON, **always, **(env or {})}
         process = kind(name, command, environment, self.folder)
         self.processes.append(process)
         return process
