@@ -31,6 +31,8 @@ class Seen:
     ended_s: float = 0.0
     first_s: float = 0.0
     longest_pause_s: float = 0.0
+    gaps_s: list[float] = field(default_factory=list)
+    """Between an event and the next, from the first on."""
     resumes: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     tools: list[str] = field(default_factory=list)
@@ -79,10 +81,14 @@ async def stream_chat(client: httpx.AsyncClient, url: str, tokens: int, **extra:
             if response.status_code != 200:
                 seen.errors.append(json.loads(await response.aread())["error"])
                 return seen
-            last_s = seen.began_s
+            last_s, event_s = seen.began_s, 0.0
             async for line in response.aiter_lines():
                 now_s = time.monotonic()
                 seen.longest_pause_s, last_s = max(seen.longest_pause_s, now_s - last_s), now_s
+                if line.startswith("data: "):
+                    if event_s:
+                        seen.gaps_s.append(now_s - event_s)
+                    event_s = now_s
                 read_line(seen, line)
     except httpx.HTTPError as error:
         seen.broken = repr(error)
