@@ -39,3 +39,20 @@ async def test_a_relay_whose_tick_raises_does_not_stop_the_ticks_of_the_others(m
         # not once: which of them comes first in a round is chance
         await eventually(lambda: all(client.asked >= 3 for client in clients), "three ticks of each")
         assert not running.done()
+
+
+async def test_many_relays_get_their_ticks_in_several_goes_and_each_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.watch.TICK_S", 0.05)
+    watch = RelayWatch()
+    clients = [Client(faulty=False) for _ in range(200)]
+    async with serving(watch):
+        for client in clients:
+            watch.add(client.relay)
+        await eventually(lambda: any(client.asked for client in clients), "a tick")
+        assert not all(client.asked for client in clients), "all in one go"
+        await eventually(lambda: all(client.asked >= 2 for client in clients), "two ticks of each")
+        gone = clients[0]
+        watch.remove(gone.relay)
+        asked = gone.asked
+        await eventually(lambda: all(client.asked >= 5 for client in clients[1:]), "more ticks of the others")
+    assert gone.asked == asked
