@@ -20,6 +20,8 @@ from typing import Any
 
 import vllm
 from prometheus_client import REGISTRY
+from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -33,12 +35,14 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from shared.errors import EngineFailedError
+from worker.engines import vllm_chunks
 from worker.engines.base import Capabilities, Capacity, Tokenizer, current_journal
 from worker.engines.vllm_guard import Guard
 from worker.engines.vllm_log import ErrorLog
 from worker.engines.vllm_proxy import EngineProxy, Exchange, current_exchange, for_ever
 from worker.engines.vllm_tokenizer import describe, fast_tokenizer
 
+_FRONT_LAYERS = (CORSMiddleware, PrometheusInstrumentatorMiddleware)
 _KV_USAGE = "vllm:kv_cache_usage_perc"
 _KV_FULL_RATIO = 0.95
 _KV_LOOK_S = 0.05
@@ -111,7 +115,10 @@ class VllmEngine:
         config = engine.vllm_config
         self._slots = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         tasks = await engine.get_supported_tasks()
+        vllm_chunks.install()
         app = build_app(args, tasks, engine.model_config)
+        # HTTP is the replicas' business, and each layer would cost every token a call
+        app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in _FRONT_LAYERS]
         proxy: Any = EngineProxy(engine, lambda: self.failure() is not None, priorities=self._priorities)
         await init_app_state(proxy, app.state, args, tasks)
         app.state.server = self._server

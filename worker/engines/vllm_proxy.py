@@ -166,8 +166,9 @@ class EngineProxy:
             async for output in outputs:
                 if exchange.over:
                     raise asyncio.CancelledError
-                if any(choice.finish_reason == "abort" for choice in getattr(output, "outputs", ())):
-                    await self._outlast_abort()
+                for choice in output.outputs if isinstance(output, RequestOutput) else ():
+                    if choice.finish_reason == "abort":
+                        await self._outlast_abort()
                 tally.note(output)
                 yield output
         except EngineDeadError:
