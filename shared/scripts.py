@@ -77,7 +77,8 @@ class Scripts:
         """Nothing → queued, in one idempotent step."""
         k = self._keys
         keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants]
-        keys += [k.deadlines, k.fair(a.lane), k.ledger(a.lane), k.sched, k.lanes, k.output, *map(k.run, a.workers)]
+        keys += [k.deadlines, k.fair(a.lane), k.ledger(a.lane), k.sched, k.lanes, k.output]
+        keys += [] if a.slots is None else [k.queue(RETRY), *map(k.run, a.workers)]
         args: list[Any] = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.tenant_cap]
         args += [a.prompt_tokens, a.output_limit, a.sequences, a.deadline_ms, a.finish_by_ms, a.idempotency_ttl_ms]
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
