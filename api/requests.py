@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from api.auth import may_see
 from api.catalog import Catalog
 from shared import errors
+from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.ids import shard_of
 from shared.keys import Keys
@@ -19,7 +20,8 @@ from shared.scripts import Scripts
 from shared.states import TERMINAL, State
 
 _TIMEOUT_S = 5.0
-_CANCEL_LOOKS = 5
+_CANCEL_LOOKS = 30
+_CANCEL_PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,11 @@ class Requests:
         self._catalog = catalog
         self._ttl_ms = result_ttl_ms
 
-    async def find(self, rid: str, tenant: str) -> Facts:
-        """A request of this tenant. Raises RequestError (404), BrokerUnavailableError."""
+    async def find(self, rid: str, tenant: str, *, to_delete: bool = False) -> Facts:
+        """A request of this tenant. Raises RequestError (404), BrokerUnavailableError.
+
+        One that was deleted is not found; `to_delete`: unless it still goes on, since its deletion was not completed.
+        """
         try:
             shard = shard_of(rid)
         except ValueError:
@@ -78,7 +83,7 @@ class Requests:
             owner = await self._client.call("HGET", keys.record(rid), "tenant", timeout_s=_TIMEOUT_S)
             if owner is not None and may_see(tenant, owner.decode()):
                 facts = await self.look(keys, rid)
-                if facts is not None and not facts.discarded:
+                if facts is not None and not (facts.discarded and (facts.terminal or not to_delete)):
                     return facts
         raise errors.not_found(f"The request `{rid}`")
 
@@ -110,18 +115,19 @@ class Requests:
     async def cancel(self, keys: Keys, rid: str, reason: str) -> str:
         """Cancels a request in whatever phase it is. Returns DONE, SENT, GONE or its terminal state.
 
-        Raises BrokerUnavailableError.
+        Raises BrokerUnavailableError, also when the request changes hands again and again: then it may go on.
         """
         scripts = Scripts(self._client, keys, result_ttl_ms=self._ttl_ms)
-        outcome = "RETRY"
         for _ in range(_CANCEL_LOOKS):
             record = keys.record(rid)
             owner, queue = await self._client.call("HMGET", record, "owner", "queue", timeout_s=_TIMEOUT_S)
             seen_owner, seen_queue = (owner or b"-").decode(), (queue or b"-").decode()
             outcome = await scripts.cancel(rid, owner=seen_owner, queue=seen_queue, reason=reason)
             if outcome != "RETRY":
-                break
-        return outcome
+                return outcome
+            await asyncio.sleep(_CANCEL_PAUSE_S)
+        msg = f"request {rid} changes hands again and again"
+        raise BrokerUnavailableError(msg)
 
     async def discard(self, keys: Keys, rid: str) -> None:
         """Takes the result away, now or right after the end. Raises BrokerUnavailableError."""

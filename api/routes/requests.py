@@ -63,7 +63,7 @@ async def cancel(rid: str, request: Request, tenant: Tenant) -> JSONResponse:
 async def delete(rid: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     """Cancels a request and takes its result away."""
     requests = request.app.state.requests
-    facts: Facts = await requests.find(rid, tenant)
+    facts: Facts = await requests.find(rid, tenant, to_delete=True)
     await requests.discard(facts.keys, rid)  # first, so that readers still find the end that the cancellation writes
     if not facts.terminal:
         await requests.cancel(facts.keys, rid, "deleted")

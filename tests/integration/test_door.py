@@ -75,7 +75,7 @@ async def test_a_request_that_got_in_and_cannot_be_followed_is_cancelled_when_no
 ) -> None:
     with pytest.raises(BrokerUnavailableError):
         await deaf.enter(validate_chat(BODY, None), "anonymous", [])
-    assert list((await records(shard)).values()) == ["queued"], "it did not get in: this proves nothing"
+    assert len(await records(shard)) == 1, "it did not get in: this proves nothing"
     async with asyncio.timeout(5):
         while list((await records(shard)).values()) != ["cancelled"]:
             await asyncio.sleep(0.005)
