@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -77,3 +78,18 @@ async def test_a_request_whose_deletion_was_not_completed_is_found_by_the_next_o
     await shard.scripts.done("w1", rid, "a1", state="cancelled", reason="deleted", frame=b"\x90", expected=0)
     with pytest.raises(RequestError, match="not found"):
         await found.find(rid, ANONYMOUS, to_delete=True)
+
+
+async def test_a_request_that_redis_has_lost_is_waited_for_by_whom_has_seen_something_of_it(
+    hot: HotClient, shard: Shard
+) -> None:
+    rid = new_request_id()
+    waiting = asyncio.create_task(requests(hot, shard).find(rid, ANONYMOUS, lost_grace_s=5))
+    for _ in range(5):
+        await hot.call("PING", timeout_s=5)
+    assert not waiting.done()
+    await Registry(shard.client, shard.keys.prefix).register("pool", WorkerCard("w1", "sim", "1", 4, []), ["llama"])
+    await shard.claimed(rid, tenant=ANONYMOUS)
+    assert (await waiting).state == "running"
+    with pytest.raises(RequestError, match="not found"):
+        await requests(hot, shard).find(new_request_id(), ANONYMOUS, lost_grace_s=0.3)
