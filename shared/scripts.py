@@ -182,16 +182,17 @@ class Scripts:
         frame: bytes,
         expected: int,
         usage: tuple[int, int] = (0, 0),
+        sequences: int = 1,
     ) -> Finished:
         """Running → `state`, with its terminal frame. `expected` is the log's length before the frame, in bytes.
 
-        `usage`: prompt and completion tokens.
+        `usage`: prompt and completion tokens, the latter of all `sequences` together.
         """
         k = self._keys
         keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.output]
         keep = "1" if reason in DEAD_LETTER_REASONS else "0"
-        args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, *usage, wid, keep]
+        args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, *usage, wid, keep, sequences]
         reply = await self._run("done", keys, args)
         return Finished(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
 

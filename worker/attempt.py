@@ -115,6 +115,7 @@ class Attempt:
             claim.rid,
             claim.attempt,
             claim.claimed,
+            width=request.width,
             priority=ENGINE_PRIORITY.get(request.lane, 0),
             on_refused=self._refused,
         )
