@@ -49,7 +49,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         watch = RelayWatch()
         registry = Registry(control, settings.prefix)
         catalog = Catalog(registry, SystemClock())
-        waiting = Waiting(client, settings.heartbeat_s)
+        waiting = Waiting(client, catalog, settings.heartbeat_s)
         tokens = Tokens(registry.tokenizer)
         app.state.catalog = catalog
         app.state.queues = Queues(

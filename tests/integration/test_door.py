@@ -46,7 +46,7 @@ async def door_with(channels: Channels, hot: HotClient, shard: Shard, grace_s: f
     catalog = Catalog(registry, SystemClock())
     requests = Requests(hot, catalog, result_ttl_ms=60_000)
     settings = ApiSettings(prefix=prefix, disconnect_grace_s=grace_s)
-    return Door(settings, hot, requests, channels, catalog, RelayWatch(), Tokens(none), Waiting(hot, 1))
+    return Door(settings, hot, requests, channels, catalog, RelayWatch(), Tokens(none), Waiting(hot, catalog, 1))
 
 
 @pytest.fixture
