@@ -15,12 +15,13 @@ from dataclasses import replace
 
 from api.auth import sharing_tenant
 from api.catalog import Catalog
-from api.idempotency import PLAIN, RETRY_TTL_S, Place, Terms, place
+from api.idempotency import PLAIN, Place, Terms, place
 from api.memory import Memory
 from api.prompts import NOTHING
 from api.refusals import refusal
 from api.relay import Relay
 from api.requests import Facts, Requests
+from api.retries import Retries
 from api.schemas import ValidRequest
 from api.serverclock import ServerClock
 from api.settings import ApiSettings
@@ -72,6 +73,7 @@ class Door:
         self._tokens = tokens
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self.waiting = waiting
+        self.retries = Retries(client, settings.disconnect_grace_s)
         self._clock = ServerClock(client, SystemClock())
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -126,6 +128,7 @@ class Door:
                 self._cancel_after_grace(pool.keys, rid)  # it may have got in, and its client is told to come again
             raise
         self._watch.add(relay)
+        self.retries.add(ticket, terms, pool.keys.idempotency(admission.idempotency))
         STREAMS_OPEN.inc()
         if ticket.rid == rid:
             child(ADMITTED, valid.lane, model).inc()
@@ -181,6 +184,7 @@ class Door:
         worker's orphan timer ends the request.
         """
         self._watch.remove(ticket.relay)
+        self.retries.remove(ticket)
         going_on = ticket.relay.end is None
         self._channels.unsubscribe(ticket.keys.channel(ticket.rid), ticket.relay, at_once=going_on)
         STREAMS_OPEN.dec()
@@ -249,7 +253,7 @@ class Door:
             finish_by_ms=limits.finish_by_ms,
             idempotency=terms.scope(tenant, valid.endpoint, fingerprint),
             # the key outlives the answer: a key whose answer is gone says so, instead of starting again
-            idempotency_ttl_ms=int((keep_s + whole_s) if terms.key else RETRY_TTL_S) * 1000,
+            idempotency_ttl_ms=int(keep_s + whole_s if terms.key else self.retries.first_ttl_s(terms, whole_s)) * 1000,
             binding=terms.joins,
             keep_ms=keep_s * 1000,
             stays=terms.stays,

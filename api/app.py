@@ -49,7 +49,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         watch = RelayWatch()
         registry = Registry(control, settings.prefix)
         catalog = Catalog(registry, SystemClock())
-        waiting = Waiting(client, settings.heartbeat_s)
+        waiting = Waiting(client, catalog, settings.heartbeat_s)
         tokens = Tokens(registry.tokenizer)
         app.state.catalog = catalog
         app.state.queues = Queues(
@@ -69,7 +69,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         services = ServiceGroup()
         failing: asyncio.Task[None] | None = None
         try:
-            for service in (client, channels, watch, waiting, Reaper(control, settings.prefix)):
+            own = (client, channels, watch, waiting, app.state.door.retries)
+            for service in (*own, Reaper(control, settings.prefix)):
                 await services.start(service)
             failing = asyncio.create_task(_end_with_services(app, services))
             yield

@@ -66,6 +66,11 @@ class Catalog:
             raise model_not_found(model)
         return model, models.pools[model]
 
+    async def deserted(self, name: str) -> bool:
+        """Whether a pool is known and no worker of it takes work. Raises BrokerUnavailableError."""
+        pools = (await self.models()).pools.values()
+        return any(pool.keys.pool == name and not pool.workers for pool in pools)
+
     async def card(self, model: str) -> dict[str, Any]:
         """The card of one served model. Raises RequestError (404), BrokerUnavailableError."""
         cards = (await self.models()).cards

@@ -23,7 +23,7 @@ from shared.outcomes import Admitted
 from shared.states import State
 
 RETRY_TTL_S = 120
-"""How long a request without a key is remembered for a client that tries again."""
+"""How long a request without a key is remembered for a client that tries again; `retries.py` makes it longer."""
 _LOOKS = 5
 _CANCEL_S = 2.0
 _CANCEL_PAUSE_S = 0.02

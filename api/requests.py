@@ -7,11 +7,13 @@ belongs to another tenant is not found.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from api.auth import may_see
 from api.catalog import Catalog
 from shared import errors
+from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.ids import shard_of
 from shared.keys import Keys
@@ -19,7 +21,9 @@ from shared.scripts import Scripts
 from shared.states import TERMINAL, State
 
 _TIMEOUT_S = 5.0
-_CANCEL_LOOKS = 5
+_LOST_LOOK_S = 0.25
+_CANCEL_LOOKS = 30
+_CANCEL_PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +72,32 @@ class Requests:
         self._catalog = catalog
         self._ttl_ms = result_ttl_ms
 
-    async def find(self, rid: str, tenant: str) -> Facts:
-        """A request of this tenant. Raises RequestError (404), BrokerUnavailableError."""
+    async def find(self, rid: str, tenant: str, *, to_delete: bool = False, lost_grace_s: float = 0) -> Facts:
+        """A request of this tenant. Raises RequestError (404), BrokerUnavailableError.
+
+        One that was deleted is not found; `to_delete`: unless it still goes on, since its deletion was not completed.
+        `lost_grace_s`: how long to wait for one that is not there: Redis may have lost it, and its worker have it.
+        """
         try:
             shard = shard_of(rid)
         except ValueError:
             raise errors.not_found(f"The request `{rid}`") from None
+        give_up_at_s = time.monotonic() + lost_grace_s
+        while True:
+            facts = await self._own(rid, shard, tenant)
+            if facts is not None or time.monotonic() >= give_up_at_s:
+                break
+            await asyncio.sleep(_LOST_LOOK_S)
+        if facts is None or (facts.discarded and (facts.terminal or not to_delete)):
+            raise errors.not_found(f"The request `{rid}`")
+        return facts
+
+    async def _own(self, rid: str, shard: int, tenant: str) -> Facts | None:
         for keys in await self.shards(shard):
             owner = await self._client.call("HGET", keys.record(rid), "tenant", timeout_s=_TIMEOUT_S)
             if owner is not None and may_see(tenant, owner.decode()):
-                facts = await self.look(keys, rid)
-                if facts is not None and not facts.discarded:
-                    return facts
-        raise errors.not_found(f"The request `{rid}`")
+                return await self.look(keys, rid)
+        return None
 
     async def shards(self, shard: int) -> list[Keys]:
         """That shard of every pool. Raises BrokerUnavailableError."""
@@ -110,18 +127,19 @@ class Requests:
     async def cancel(self, keys: Keys, rid: str, reason: str) -> str:
         """Cancels a request in whatever phase it is. Returns DONE, SENT, GONE or its terminal state.
 
-        Raises BrokerUnavailableError.
+        Raises BrokerUnavailableError, also when the request changes hands again and again: then it may go on.
         """
         scripts = Scripts(self._client, keys, result_ttl_ms=self._ttl_ms)
-        outcome = "RETRY"
         for _ in range(_CANCEL_LOOKS):
             record = keys.record(rid)
             owner, queue = await self._client.call("HMGET", record, "owner", "queue", timeout_s=_TIMEOUT_S)
             seen_owner, seen_queue = (owner or b"-").decode(), (queue or b"-").decode()
             outcome = await scripts.cancel(rid, owner=seen_owner, queue=seen_queue, reason=reason)
             if outcome != "RETRY":
-                break
-        return outcome
+                return outcome
+            await asyncio.sleep(_CANCEL_PAUSE_S)
+        msg = f"request {rid} changes hands again and again"
+        raise BrokerUnavailableError(msg)
 
     async def discard(self, keys: Keys, rid: str) -> None:
         """Takes the result away, now or right after the end. Raises BrokerUnavailableError."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import hiredis
 
+from api.catalog import Catalog
 from api.ticket import Ticket
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
@@ -48,16 +50,23 @@ class Waiting:
 
     name = "waiting"
 
-    def __init__(self, client: HotClient, every_s: float) -> None:
+    def __init__(self, client: HotClient, catalog: Catalog, every_s: float) -> None:
         """`every_s`: how often a client is told."""
         self._client = client
+        self._catalog = catalog
         self._every_s = every_s
         self._tickets: set[Ticket] = set()
         self._some = asyncio.Event()
 
     async def find(self, keys: Keys, rid: str, lane: str) -> Place | None:
-        """Where a request stands; None when it is not queued. Raises BrokerUnavailableError."""
-        return await Scripts(self._client, keys).place(rid, lane)
+        """Where a request stands; None when it is not queued. Raises BrokerUnavailableError.
+
+        The script sees cards, and a dead worker's card stays as long as nobody lives who sweeps up what it has left.
+        """
+        place = await Scripts(self._client, keys).place(rid, lane)
+        if place is None or place.reason == "suspect" or not await self._catalog.deserted(keys.pool):
+            return place
+        return replace(place, eta_ms=None, reason="no_worker")
 
     async def add(self, ticket: Ticket) -> None:
         """Tells this client from now on, until `remove`; the first comment is there on return."""

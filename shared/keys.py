@@ -109,7 +109,7 @@ class Keys:
 
     @property
     def output(self) -> str:
-        """Hash: `t:<tenant>` and `pool` → moving average of an answer's length, in tokens."""
+        """Hash: `t:<tenant>` and `pool` → moving average of a sequence's length, in tokens."""
         return f"{self.base}out"
 
     @property

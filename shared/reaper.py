@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from typing import Literal
 
 import redis
 import redis.asyncio
@@ -112,15 +113,22 @@ class Reaper:
 
     async def bury(self, keys: Keys, scripts: Scripts, wid: str) -> bool:
         """Requeues everything that a condemned worker owned, then forgets the worker. False when something is left."""
+        await self._take_back(keys, scripts, wid, "kill")
+        return await scripts.bury(wid) == "OK"
+
+    async def hand_back(self, keys: Keys, scripts: Scripts, wid: str) -> None:
+        """Requeues everything that this process owns as worker `wid`, before it leaves in order. No kill is counted."""
+        await self._take_back(keys, scripts, wid, "hand_back")
+
+    async def _take_back(self, keys: Keys, scripts: Scripts, wid: str, how: Literal["kill", "hand_back"]) -> None:
         suspect = await self._suspect(keys)
         owned = await self._owned(keys, wid)
         for rid, attempt in sorted(
             owned.items(), key=lambda item: item[0] == suspect
         ):  # see requeue.lua: it comes last
-            outcome = await scripts.requeue(wid, rid, attempt)
+            outcome = await scripts.requeue(wid, rid, attempt, how=how)
             REAPER_REQUEUED.labels(outcome=outcome).inc()
             log.info("request %s of worker %s: %s", rid, wid, outcome)
-        return await scripts.bury(wid) == "OK"
 
     async def _bury_strangers(self, keys: Keys, scripts: Scripts) -> None:
         """Buries consumers that have neither card nor lease, and have asked for nothing for a while."""

@@ -77,7 +77,8 @@ class Scripts:
         """Nothing → queued, in one idempotent step."""
         k = self._keys
         keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants]
-        keys += [k.deadlines, k.fair(a.lane), k.ledger(a.lane), k.sched, k.lanes, k.output, *map(k.run, a.workers)]
+        keys += [k.deadlines, k.fair(a.lane), k.ledger(a.lane), k.sched, k.lanes, k.output]
+        keys += [] if a.slots is None else [k.queue(RETRY), *map(k.run, a.workers)]
         args: list[Any] = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.tenant_cap]
         args += [a.prompt_tokens, a.output_limit, a.sequences, a.deadline_ms, a.finish_by_ms, a.idempotency_ttl_ms]
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
@@ -181,16 +182,17 @@ class Scripts:
         frame: bytes,
         expected: int,
         usage: tuple[int, int] = (0, 0),
+        sequences: int = 1,
     ) -> Finished:
         """Running → `state`, with its terminal frame. `expected` is the log's length before the frame, in bytes.
 
-        `usage`: prompt and completion tokens.
+        `usage`: prompt and completion tokens, the latter of all `sequences` together.
         """
         k = self._keys
         keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.output]
         keep = "1" if reason in DEAD_LETTER_REASONS else "0"
-        args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, *usage, wid, keep]
+        args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, *usage, wid, keep, sequences]
         reply = await self._run("done", keys, args)
         return Finished(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
 

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _FAILURE_LOOK_S = 0.25
 _HAND_BACK_S = 10.0
+_FAREWELL_S = 5.0
+_FAREWELL_PAUSE_S = 0.25
 
 
 class Worker:
@@ -115,7 +117,7 @@ class Worker:
             await services.end(reader)
             attempts.stop_all(Stop.FENCED)
             presence.withdraw()
-            await _farewell(scripts, reaper, keys, identity.wid)
+            await farewell(scripts, reaper, keys, identity.wid, failed=failed)
             return int(failed)
         finally:
             await services.stop()
@@ -193,13 +195,26 @@ class Box:
             log.debug("box: %s", error)  # they come again
 
 
-async def _farewell(scripts: Scripts, reaper: Reaper, keys: Keys, wid: str) -> None:
-    """This process ends: nobody needs to wait for its lease."""
-    try:
-        await scripts.condemn(wid, process_ended=True)
-        await reaper.bury(keys, scripts, wid)
-    except BrokerUnavailableError as error:
-        log.warning("farewell: %s", error)
+async def farewell(scripts: Scripts, reaper: Reaper, keys: Keys, wid: str, *, failed: bool) -> None:
+    """This process ends: nobody needs to wait for its lease.
+
+    What it still owns counts as killed only if it has failed: leaving in order is no crash, whatever has kept it from
+    handing something back. For that it waits a little for a Redis that is away: or its lease lapses like a dead one's.
+    """
+    give_up_at_s = time.monotonic() + (0 if failed else _FAREWELL_S)
+    while True:
+        try:
+            await scripts.condemn(wid, process_ended=True)  # first: nothing can come back under this id
+            if not failed:
+                await reaper.hand_back(keys, scripts, wid)
+            await reaper.bury(keys, scripts, wid)
+        except BrokerUnavailableError as error:
+            if time.monotonic() >= give_up_at_s:
+                log.warning("farewell: %s", error)
+                return
+            await asyncio.sleep(_FAREWELL_PAUSE_S)
+        else:
+            return
 
 
 def pool_name(model: str) -> str:

@@ -111,12 +111,9 @@ class Attempt:
         """Whether the engine has answered: not refused, and nobody has stopped it."""
         self._gap = False
         self._complete = False
+        priority = ENGINE_PRIORITY.get(request.lane, 0)
         self._out: Outgoing = publisher.open(
-            claim.rid,
-            claim.attempt,
-            claim.claimed,
-            priority=ENGINE_PRIORITY.get(request.lane, 0),
-            on_refused=self._refused,
+            claim.rid, claim.attempt, claim.claimed, width=request.width, priority=priority, on_refused=self._refused
         )
         self._answer: Outgoing | Resumption = self._out
         self._inherited = Usage()  # tokens that are not this attempt's work

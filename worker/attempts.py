@@ -141,7 +141,9 @@ class Attempts:
                 del self._running[attempt.rid]
 
     async def _refuse(self, claim: Claim, reason: str, message: str) -> None:
-        out = self._publisher.open(claim.rid, claim.attempt, claim.claimed, priority=0, on_refused=lambda _: None)
+        out = self._publisher.open(
+            claim.rid, claim.attempt, claim.claimed, width=1, priority=0, on_refused=lambda _: None
+        )
         await self._publisher.finish(out, Meta(state=State.FAILED, reason=reason, message=message))
 
     def on_box(self, messages: list[bytes]) -> None:

@@ -49,6 +49,7 @@ class Outgoing:
         "published",
         "rid",
         "status",
+        "width",
     )
 
     def __init__(
@@ -58,6 +59,7 @@ class Outgoing:
         attempt: str,
         claimed: Claimed,
         *,
+        width: int = 1,
         keep_bytes: int,
         priority: int,
         on_refused: Callable[[int], None],
@@ -67,6 +69,7 @@ class Outgoing:
         self.rid = rid
         self.attempt = attempt
         self.claimed = claimed
+        self.width = width
         self.log_len = len(claimed.log)
         self.keep_until = keep_bytes
         self.published: list[bytes] = []

@@ -69,15 +69,17 @@ class Publisher:
         self._wake = asyncio.Event()
 
     def open(
-        self, rid: str, attempt: str, claimed: Claimed, *, priority: int, on_refused: Callable[[int], None]
+        self, rid: str, attempt: str, claimed: Claimed, *, width: int, priority: int, on_refused: Callable[[int], None]
     ) -> Outgoing:
         """The way out of one attempt.
 
+        `width`: the sequences that it generates.
         `on_refused` gets the log's length in bytes when that is not what this attempt has written, -1 when somebody
         else took over; before that it was tried to get the request back.
         """
+        keep_bytes = self._keep_bytes
         return Outgoing(
-            self, rid, attempt, claimed, keep_bytes=self._keep_bytes, priority=priority, on_refused=on_refused
+            self, rid, attempt, claimed, width=width, keep_bytes=keep_bytes, priority=priority, on_refused=on_refused
         )
 
     def mark(self, out: Outgoing) -> None:
@@ -246,6 +248,7 @@ class Publisher:
                 frame=frame,
                 expected=out.log_len,
                 usage=(used.prompt_tokens, used.completion_tokens),
+                sequences=out.width,
             ),
         )
 

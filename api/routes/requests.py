@@ -38,11 +38,13 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
     """The events of a request behind `Last-Event-ID` (or `starting_after`), then those to come. Starts nothing."""
     state = request.app.state
     cursor = cursor_of(request.headers.get("last-event-id", starting_after))
-    facts: Facts = await state.requests.find(rid, tenant)
+    # what a client has seen was there: its worker may bring it back
+    lost_grace_s = state.settings.lost_grace_s if cursor.mark else 0
+    facts: Facts = await state.requests.find(rid, tenant, lost_grace_s=lost_grace_s)
     if facts.terminal and not facts.kept:
         raise errors.result_expired(rid)
     relay = state.door.reader(facts.keys, rid)
-    relay.resume(await seek(state.client, facts.keys, rid, cursor))
+    relay.resume(await seek(state.client, facts.keys, rid, cursor, lost_grace_s=lost_grace_s))
     ticket = Ticket(rid, facts.keys.pool, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
     ticket.shape = Shape(relay, stream=True)
     await state.door.follow(ticket)
@@ -63,7 +65,7 @@ async def cancel(rid: str, request: Request, tenant: Tenant) -> JSONResponse:
 async def delete(rid: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     """Cancels a request and takes its result away."""
     requests = request.app.state.requests
-    facts: Facts = await requests.find(rid, tenant)
+    facts: Facts = await requests.find(rid, tenant, to_delete=True)
     await requests.discard(facts.keys, rid)  # first, so that readers still find the end that the cancellation writes
     if not facts.terminal:
         await requests.cancel(facts.keys, rid, "deleted")

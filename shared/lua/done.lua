@@ -3,6 +3,7 @@
 -- KEYS  1 run  2 rec  3 body  4 log  5 chan  6 tenants  7 deadlines  8 fin  9 dlq  10 output
 -- ARGV  1 rid  2 attempt id  3 state  4 reason  5 terminal frame  6 result TTL (ms)  7 log length expected (bytes)
 --       8 prompt tokens  9 completion tokens  10 worker id  11 '1' = keep it as a dead letter
+--       12 sequences that were generated
 -- Returns  {'OK'}         ended, or was ended by this very call before
 --          {'GAP', len}   the length guard failed: re-send from len, then call again
 --          {'FENCED'}     another attempt owns the request, or it ended otherwise
@@ -22,11 +23,12 @@ if ARGV[11] == '1' then
   remember(KEYS[2], ARGV[4], ARGV[10], ARGV[2])
   dead_letter(KEYS[9], ARGV[1], KEYS[2], KEYS[3], ARGV[4])
 end
--- what a tenant's answers are long, which is what its next requests are expected to cost; for so many tenants, and no more
+-- how long each sequence of a tenant's answers is: admit expects that of its next ones; for so many tenants, and no more
 if ARGV[3] == 'succeeded' and tonumber(ARGV[9]) > 0 then
   local field = 't:' .. (v[5] or '')
   local mean = redis.call('HMGET', KEYS[10], field, 'pool')
-  local function moved(old) return string.format('%.1f', old and old + 0.1 * (ARGV[9] - old) or ARGV[9]) end
+  local each = ARGV[9] / ARGV[12]
+  local function moved(old) return string.format('%.1f', old and old + 0.1 * (each - old) or each) end
   redis.call('HSET', KEYS[10], 'pool', moved(mean[2]))
   if mean[1] or redis.call('HLEN', KEYS[10]) < 10000 then redis.call('HSET', KEYS[10], field, moved(mean[1])) end
 end

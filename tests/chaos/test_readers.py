@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import time
 from typing import Any
 
 import httpx
+import pytest
 import redis
 
+from shared.keys import Keys
+from shared.wire import split_log
 from tests.support.client import Seen, check_whole, read_line, stream_chat
 from tests.support.stack import Api, Stack, Worker, eventually, running_stack
 
+KEYS = Keys("sim")
 STREAM: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True}
 
 
@@ -65,6 +70,30 @@ async def test_when_a_replica_is_killed_another_one_goes_on_with_exactly_the_res
         await asyncio.gather(*(resume(client, other, one) for one in seen))
         assert worker.metric("penstock_claims_total", outcome="ok") == 32, "something ran twice"
     check_whole(seen, 150)
+
+
+@pytest.mark.parametrize("lost", ["the tail", "everything"])
+async def test_a_client_that_comes_back_before_the_worker_has_brought_back_what_redis_lost_waits_for_it(
+    client: httpx.AsyncClient, lost: str
+) -> None:
+    with running_stack() as stack, redis.Redis.from_url(stack.redis_url) as server:
+        worker, api = stack.worker("--", "--itl-ms", "20"), stack.api()
+        seen = await read_some(client, api, 20, 120)
+        os.kill(worker.popen.pid, signal.SIGSTOP)
+        try:
+            if lost == "everything":
+                server.flushall()
+            else:
+                log = KEYS.log(seen.rid)
+                ends = [end for end, _ in split_log(server.get(log), 0)]
+                server.set(log, server.getrange(log, 0, ends[3] - 1))
+            coming_back = asyncio.create_task(resume(client, api, seen))
+            done, _ = await asyncio.wait({coming_back}, timeout=1)  # well within the lease
+        finally:
+            os.kill(worker.popen.pid, signal.SIGCONT)
+        assert not done
+        await coming_back
+    check_whole([seen], 120)
 
 
 async def test_a_client_that_comes_back_in_time_keeps_its_request_alive_and_one_that_does_not_loses_it(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from shared.outcomes import Finished
-from shared.wire import decode_message
+from shared.wire import Meta, decode_message
 from tests.integration.shard import Shard, delta, ending, next_message
+from worker.identity import Identity
+from worker.publisher import Publisher
 
 
 async def done(shard: Shard, attempt: str = "a1", state: str = "succeeded", expected: int = 0) -> Finished:
@@ -84,3 +86,19 @@ async def test_a_tenants_other_requests_keep_their_places(shard: Shard) -> None:
     await shard.admit("r2")
     await done(shard)
     assert await shard.client.hgetall(shard.keys.tenants) == {b"acme": b"1"}  # type: ignore[misc]
+
+
+async def test_what_a_tenants_next_request_is_expected_to_cost_is_its_prompt_and_each_sequence_as_long_as_the_last_ones(
+    shard: Shard,
+) -> None:
+    identity = Identity()
+    claimed = await shard.claimed("r1", identity.wid, "a1", prompt_tokens=7, output_limit=0, sequences=4)
+    publisher = Publisher(shard.scripts, identity, lambda _: None)
+    out = publisher.open("r1", "a1", claimed, width=4, priority=0, on_refused=lambda _: None)
+    out.usage(7, 40)  # of all four together
+    assert await publisher.finish(out, Meta(state="succeeded", reason="completed", usage=out.used))
+    costs = {1: "17", 4: "47"}
+    for sequences, cost in costs.items():
+        rid = f"next-{sequences}"
+        assert (await shard.admit(rid, prompt_tokens=7, output_limit=0, sequences=sequences)).outcome == "OK"
+        assert (await shard.record(rid))["cost"] == cost

@@ -52,6 +52,17 @@ async def test_in_mode_reject_a_request_gets_in_while_a_slot_is_free(shard: Shar
     assert (await shard.admit("r4")).outcome == "OK", "a lane that queues lets it in"
 
 
+async def test_in_mode_reject_a_slot_that_a_handed_back_request_will_take_is_not_free(shard: Shard) -> None:
+    rejecting = {"slots": 2, "workers": ("w1", "w2")}
+    for number in ("1", "2"):
+        await shard.claimed(f"r{number}", f"w{number}", f"a{number}")
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
+    await shard.die("w2")
+    await shard.scripts.requeue("w2", "r2", "a2")
+    assert await shard.admit("r3", **rejecting) == Admitted("BUSY", "", 2)
+    assert (await shard.admit("r3", slots=3, workers=("w1", "w2"))).outcome == "OK"
+
+
 async def test_a_request_that_would_not_start_by_its_deadline_is_refused_with_the_wait_and_what_it_lacks(
     shard: Shard,
 ) -> None:

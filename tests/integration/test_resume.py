@@ -73,7 +73,7 @@ async def put(shard: Shard, written: Written, state: str = "running") -> None:
 async def going_on(hot: HotClient, shard: Shard, cursor: Cursor) -> Relay:
     """A relay behind a cursor, before it has read anything."""
     relay = Relay(hot, shard.keys, RID, grace_s=5, lost_grace_s=0.1, readmit=None)
-    relay.resume(await seek(hot, shard.keys, RID, cursor))
+    relay.resume(await seek(hot, shard.keys, RID, cursor, lost_grace_s=0.1))
     return relay
 
 
@@ -129,7 +129,7 @@ async def test_after_a_failover_that_lost_the_tail_a_client_gets_no_other_attemp
         with pytest.raises(RequestError) as raised:
             await going_on(hot, shard, cursor_of(event_id))
         assert (raised.value.status, raised.value.code) == (500, "history_lost")
-    assert (await seek(hot, shard.keys, RID, cursor_of(lost.ids[0]))).attempt == FIRST
+    assert (await seek(hot, shard.keys, RID, cursor_of(lost.ids[0]), lost_grace_s=0)).attempt == FIRST
 
 
 async def test_a_scripts_frame_is_no_attempts(hot: HotClient, shard: Shard) -> None:
@@ -165,8 +165,54 @@ async def test_what_is_no_events_end_is_the_clients_error(hot: HotClient, shard:
     written = opened()
     await put(shard, written)
     ends = {cursor_of(event_id).offset for event_id in written.ids}
-    for offset in range(1, len(written.log) + 3):
+    for offset in range(1, len(written.log) + (1 if mark else 3)):
         if offset not in ends:
             with pytest.raises(RequestError) as raised:
-                await seek(hot, shard.keys, RID, Cursor(offset, mark))
+                await seek(hot, shard.keys, RID, Cursor(offset, mark), lost_grace_s=5)
             assert (raised.value.status, raised.value.code) == (400, "invalid_cursor"), offset
+
+
+@pytest.mark.parametrize("left", ["a part", "no record"])
+async def test_a_cursor_behind_the_end_waits_for_the_worker_to_bring_back_what_a_failover_has_lost(
+    hot: HotClient, shard: Shard, left: str
+) -> None:
+    written = continued()
+    if left == "a part":
+        await put(shard, opened())
+    coming_back = asyncio.create_task(
+        seek(hot, shard.keys, RID, cursor_of(written.ids[5]), lost_grace_s=5)  # of the second attempt
+    )
+    for _ in range(5):
+        await hot.call("PING", timeout_s=5)
+    assert not coming_back.done()
+    await put(shard, written, "succeeded")
+    relay = Relay(hot, shard.keys, RID, grace_s=5, lost_grace_s=0.1, readmit=None)
+    relay.resume(await coming_back)
+    assert await rest_of(relay) == written.behind(written.ids[5])
+
+
+@pytest.mark.parametrize(("state", "grace_s"), [("running", 0.3), ("queued", 0.3), ("cancelled", 60)])
+async def test_a_cursor_behind_the_end_that_nobody_brings_back_is_an_explicit_error(
+    hot: HotClient, shard: Shard, state: str, grace_s: float
+) -> None:
+    """At once where the request has ended: then nobody brings anything back."""
+    written = opened()
+    if state == "cancelled":
+        written.add("", b"", END, Meta(state="cancelled", reason="cancelled"))
+    await put(shard, written, state)
+    async with asyncio.timeout(4):
+        with pytest.raises(RequestError) as raised:
+            await seek(hot, shard.keys, RID, Cursor(len(written.log) + 40, FIRST[:6]), lost_grace_s=grace_s)
+    assert (raised.value.status, raised.value.code) == (500, "history_lost")
+
+
+async def test_a_cursor_behind_the_end_that_its_own_attempt_wrote_is_the_clients_error(
+    hot: HotClient, shard: Shard
+) -> None:
+    """That end stands behind everything that the attempt has published."""
+    written = continued()
+    await put(shard, written, "succeeded")
+    for mark in ("", THIRD[:6]):
+        with pytest.raises(RequestError) as raised:
+            await seek(hot, shard.keys, RID, Cursor(len(written.log) + 1, mark), lost_grace_s=60)
+        assert (raised.value.status, raised.value.code) == (400, "invalid_cursor")

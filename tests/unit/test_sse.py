@@ -12,6 +12,7 @@ from fastapi import Request
 from starlette.types import Message, Scope
 
 from api.admission import Door
+from api.catalog import Catalog
 from api.relay import Relay
 from api.settings import ApiSettings
 from api.sse import Answer
@@ -39,7 +40,7 @@ class Leaving:
 
     def __init__(self) -> None:
         self.left = 0
-        self.waiting = Waiting(cast("HotClient", Away()), 1)
+        self.waiting = Waiting(cast("HotClient", Away()), cast("Catalog", None), 1)
 
     def leave(self, ticket: Ticket) -> None:
         del ticket
