@@ -138,3 +138,21 @@ def test_a_dead_engine_can_be_told_by_its_attribute() -> None:
     assert isinstance(inspect.getattr_static(_symbol("vllm.v1.engine.async_llm", "AsyncLLM"), "errored"), property)
     assert issubclass(_symbol("vllm.v1.engine.exceptions", "EngineDeadError"), Exception)
     assert issubclass(_symbol("vllm.v1.engine.exceptions", "EngineGenerateError"), Exception)
+
+
+def test_the_application_has_no_layers_that_belong_to_the_replicas() -> None:
+    app = _symbol(f"{_LAUNCHERS}.app", "build_app")(
+        _symbol("worker.engines.vllm_flags", "parse")([]), ("generate",), None
+    )
+
+    def layers() -> list[str]:
+        found, layer = [], app.middleware_stack or app.build_middleware_stack()
+        while layer is not None:
+            found.append(type(layer).__name__)
+            layer = getattr(layer, "app", None)
+        return found
+
+    assert {"CORSMiddleware", "PrometheusInstrumentatorMiddleware"} <= set(layers())
+    _symbol("worker.engines.vllm_engine", "without_front_layers")(app)
+    assert not {"CORSMiddleware", "PrometheusInstrumentatorMiddleware"} & set(layers())
+    assert "ExceptionMiddleware" in layers()

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import vllm
+from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -42,7 +43,7 @@ from worker.engines.vllm_log import ErrorLog
 from worker.engines.vllm_proxy import EngineProxy, Exchange, current_exchange, for_ever
 from worker.engines.vllm_tokenizer import describe, fast_tokenizer
 
-_FRONT_LAYERS = (CORSMiddleware, PrometheusInstrumentatorMiddleware)
+_FRONT_LAYERS: tuple[Any, ...] = (CORSMiddleware, PrometheusInstrumentatorMiddleware)
 _KV_USAGE = "vllm:kv_cache_usage_perc"
 _KV_FULL_RATIO = 0.95
 _KV_LOOK_S = 0.05
@@ -116,9 +117,7 @@ class VllmEngine:
         self._slots = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         tasks = await engine.get_supported_tasks()
         vllm_chunks.install()
-        app = build_app(args, tasks, engine.model_config)
-        # HTTP is the replicas' business, and each layer would cost every token a call
-        app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in _FRONT_LAYERS]
+        app = without_front_layers(build_app(args, tasks, engine.model_config))
         proxy: Any = EngineProxy(engine, lambda: self.failure() is not None, priorities=self._priorities)
         await init_app_state(proxy, app.state, args, tasks)
         app.state.server = self._server
@@ -250,6 +249,13 @@ class VllmEngine:
         if guard is not None:
             await asyncio.to_thread(guard.close)
         self._log.close()
+
+
+def without_front_layers(app: FastAPI) -> FastAPI:
+    """The application without CORS and HTTP metrics: they are the replicas', and would cost every token two calls."""
+    app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in _FRONT_LAYERS]
+    app.middleware_stack = None  # vLLM has it built already; it is built anew with the first request
+    return app
 
 
 async def _log_stats(engine: AsyncLLM) -> None:
