@@ -64,8 +64,11 @@ BROKEN = {
     "done by anybody": (Patch("done", "if v[1] ~= 'running' or v[2] ~= ARGV[2] then", "if false then"),),
     "cancel that keeps the tenant's place": (Patch("cancel", "if tenant and", "if false and"),),
     "requeue that loses the request": (Patch("requeue", "'entry', entry)", "'entry', '0-1')"),),
+    "requeue that puts what had started among what has not": (
+        Patch("requeue", "again and tag_again(entry) or start", "start"),
+    ),
     "admit that keeps what it let in out of the index": (
-        Patch("admit", "redis.call('ZADD', q.fair, start, entry)", ""),
+        Patch("admit", "redis.call('ZADD', q.fair, again and tag_again(entry) or start, entry)", ""),
     ),
     "cancel that leaves it in the ledger": (
         Patch("cancel", "local left, of_tenant", "if q then return end local left, of_tenant"),
