@@ -20,7 +20,8 @@ local v = redis.call('HMGET', KEYS[4], 'state', 'deadline_ms', 'cancel', 'entry'
 local state = v[1]
 local q = {queue = KEYS[3], ledger = KEYS[14], fair = KEYS[13] ~= KEYS[3] and KEYS[13] or nil}
 local first = tonumber(v[7] or '0') == 0
-if first and state == 'queued' and v[4] == ARGV[2] and not v[3] and redis.call('HGET', KEYS[16], ARGV[11] .. '.paused') == '1' then
+if first and state == 'queued' and v[4] == ARGV[2] and not v[3]
+  and redis.call('HGET', KEYS[16], ARGV[11] .. '.paused') == '1' then
   -- a blocking read knows no pauses; its fair tag may be gone, so it goes to where its lane is now
   redis.call('XACK', KEYS[3], 'g', ARGV[2])
   if q.fair then redis.call('ZADD', q.fair, 'NX', redis.call('HGET', q.ledger, 'v') or '0', ARGV[2]) end

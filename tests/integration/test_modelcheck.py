@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from api.relay import Relay
@@ -43,9 +45,13 @@ async def test_one_terminal_and_one_text_whatever_dies_while_the_server_keeps_it
 
 
 async def test_no_splice_and_no_hang_when_the_server_loses_history(server: Server) -> None:
-    happened = [await check(server.url, Plan(seed, OPS, faults=True)) for seed in seeds_of(server, 5)]
-    for fault in HISTORY_FAULTS:
-        assert any(counts[fault] for counts in happened), f"no run had: {fault}"
+    happened: Counter[str] = Counter()
+    for number, seed in enumerate(seeds_of(server, 25), 1):
+        happened += await check(server.url, Plan(seed, OPS, faults=True))
+        missing = [fault for fault in HISTORY_FAULTS if not happened[fault]]
+        if number >= 5 and not missing:  # the rarer ones are in one run of three
+            break
+    assert not missing, "no run had them"
 
 
 SPLICED = r"two generations in one answer|gap or repeat|lost its tail"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -91,13 +92,21 @@ async def test_what_had_started_goes_before_what_has_not_in_the_order_in_which_i
 
 
 async def test_newcomers_start_where_the_lane_is_and_not_before_what_had_started(shard: Shard) -> None:
-    await backlog(shard, batch=4)
-    await started(shard, 4)
-    await handed_back(shard, batch=2)
-    for tenant in ("one", "two"):
-        for number in range(2):
-            await shard.admit(f"{tenant}{number}", lane="batch", tenant=tenant)
-    assert await started(shard, 6) == ["batch again 0", "batch again 1", "one0", "two0", "one1", "two1"]
+    await backlog(shard, batch=3)
+    assert await started(shard, 2) == ["batch0", "batch1"]
+    assert await shard.scripts.requeue("w1", "batch0", "b of batch0", how="hand_back") == "OK"
+    await shard.admit("newcomer", lane="batch", tenant="new")
+    assert await started(shard, 3) == ["batch0", "batch2", "newcomer"]
+
+
+async def test_what_comes_back_in_the_same_millisecond_keeps_its_order(shard: Shard) -> None:
+    rids = [f"r{number}" for number in range(100)]
+    for rid in rids:
+        await shard.claimed(rid, attempt=f"a of {rid}", tenant_cap=1_000)
+    await asyncio.gather(*(shard.scripts.requeue("w1", rid, f"a of {rid}", how="hand_back") for rid in rids))
+    order = [fields[b"rid"].decode() for _, fields in await shard.client.xrange(shard.keys.queue("standard"))]
+    assert sorted(order) == sorted(rids)
+    assert [entry.rid for entry in await shard.scripts.pull("w1", 100)] == order
 
 
 async def test_interactive_work_does_not_wait_behind_batch_that_was_handed_back(shard: Shard) -> None:
@@ -167,11 +176,10 @@ async def test_starting_once_more_is_charged_to_neither_the_lane_nor_the_tenant(
     assert (await charged(shard))[0] > paid[0]
 
 
-async def charged(shard: Shard) -> tuple[float, bytes | None, bytes | None]:
-    """The pass of the batch lane, and in it the virtual time and where the tenant of `handed_back` ends."""
+async def charged(shard: Shard) -> tuple[float, list[bytes | None]]:
+    """The pass of the batch lane; its virtual time, where the tenant of `handed_back` ends and what it was served."""
     passed = await shard.client.hget(shard.keys.sched, "pass:batch")  # type: ignore[misc]
-    virtual, tag = await shard.client.hmget(shard.keys.ledger("batch"), "v", "f:acme")  # type: ignore[misc]
-    return float(passed), virtual, tag
+    return float(passed), await shard.client.hmget(shard.keys.ledger("batch"), "v", "f:acme", "a:acme")  # type: ignore[misc]
 
 
 async def test_a_lane_whose_work_was_handed_back_keeps_its_turns_for_new_work(shard: Shard) -> None:
