@@ -4,7 +4,8 @@
 -- Returns  {'QUEUED', position, depth, eta_ms, reason}   position: 1 is next; 0 = it is being taken
 --                                                        eta_ms: until it starts, -1 = not known
 --          {'OTHER'}                                     it is not queued
--- Reasons: no_worker, lane_paused, retrying (it had started, and goes first in its lane, paused or not), suspect (in quarantine), busy (others go first).
+-- Reasons: no_worker, lane_paused, retrying (it had started; it goes first in its lane, paused or not), suspect (in
+-- quarantine), busy (others go first).
 -- The position is that of its lane, in the order in which the tenants' shares let it go; newcomers may still go before it.
 -- Cost: about 8 us.
 local v = redis.call('HMGET', KEYS[1], 'state', 'queue', 'entry', 'claims')
