@@ -94,10 +94,11 @@ class Queues:
 def pool_load(survey: Survey, workers: dict[str, WorkerCard]) -> Load:
     """What the pool is scaled by. `workers`: the cards of those that live."""
     startable = [seen for seen in survey.queues if not seen.paused and seen.name != QUARANTINE]
+    goes_on = sum(seen.retrying for seen in survey.queues if seen.paused)  # a pause holds up only what has not started
     ready = [card for card in workers.values() if card.state == "ready"]
     return Load(
-        waiting=sum(seen.depth for seen in startable),
-        waiting_tokens=sum(seen.tokens for seen in startable),
+        waiting=sum(seen.depth for seen in startable) + goes_on,
+        waiting_tokens=sum(seen.tokens for seen in startable) + goes_on * survey.mean_cost,
         running=sum(survey.running.values()) + survey.lost_running,
         mean_cost=survey.mean_cost,
         arriving=survey.arriving,
@@ -123,6 +124,7 @@ def _of_queues(pool: str, survey: Survey) -> _Values:
 
 
 def _of_lane(where: tuple[str, ...], seen: QueueSeen) -> _Values:
+    yield metrics.QUEUE_RETRYING, where, seen.retrying
     yield metrics.LANE_AGED, where, seen.aged
     yield metrics.LANE_PAUSED, where, seen.paused
     yield metrics.LANE_DRAINING, where, seen.draining

@@ -19,7 +19,7 @@ from shared.settings import read_settings
 _SWITCHES = {"pause": PAUSE, "resume": RESUME, "drain": DRAIN}
 _SAID = {"pause": "paused", "resume": "takes and starts requests", "drain": "drains: it takes nothing new"}
 _COMMANDS = {
-    "pause": "start nothing of it; what runs goes on, what comes waits",
+    "pause": "start nothing new of it; what runs goes on, what comes waits",
     "resume": "end a pause and a drain",
     "drain": "refuse what is new; what waits and runs goes on",
 }
@@ -133,10 +133,10 @@ def _list(states: list[LaneState], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps([state.facts() for state in states], indent=2))
         return 0
-    table = Table("pool", "lane", "state", "depth", "oldest s", "work tokens", *SETTINGS, box=None)
+    table = Table("pool", "lane", "state", "depth", "retrying", "oldest s", "work tokens", *SETTINGS, box=None)
     for state in states:
         held = [name for name, on in (("paused", state.paused), ("draining", state.draining)) if on]
-        waits = (str(state.depth), f"{state.oldest_age_ms / 1000:.1f}", str(state.work_tokens))
+        waits = (str(state.depth), str(state.retrying), f"{state.oldest_age_ms / 1000:.1f}", str(state.work_tokens))
         values = [
             f"{'-' if one.value is None else f'{one.value:.15g}'} {one.source}" for one in state.settings.values()
         ]

@@ -45,6 +45,7 @@ class LaneState:
     Attributes:
         oldest_age_ms: how long the first of those that wait has done so; 0 when none does.
         work_tokens: what they are expected to cost together.
+        retrying: those of them that had started before and wait for another worker.
         settings: by name, in the order of `SETTINGS`.
     """
 
@@ -53,6 +54,7 @@ class LaneState:
     depth: int
     oldest_age_ms: int
     work_tokens: int
+    retrying: int
     paused: bool
     draining: bool
     settings: dict[str, InForce]
@@ -65,6 +67,7 @@ class LaneState:
             "depth": self.depth,
             "oldest_age_ms": self.oldest_age_ms,
             "work_tokens": self.work_tokens,
+            "retrying": self.retrying,
             "paused": self.paused,
             "draining": self.draining,
             "settings": {name: {"value": one.value, "source": one.source} for name, one in self.settings.items()},
@@ -110,17 +113,18 @@ class LaneAdmin:
             pipe.xlen(keys.queue(lane))
             pipe.xrange(keys.queue(lane), count=1)
             pipe.hget(keys.ledger(lane), "c")
+            pipe.zcount(keys.fair(lane), "-inf", "(0")
         (seconds, micros), live, *seen = await pipe.execute()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         kept = {name.decode(): value.decode() for name, value in live.items()}
         return [
-            self._state(pool, lane, kept, now_ms, tuple(seen[3 * i : 3 * i + 3])) for i, lane in enumerate(list(Lane))
+            self._state(pool, lane, kept, now_ms, tuple(seen[4 * i : 4 * i + 4])) for i, lane in enumerate(list(Lane))
         ]
 
     def _state(
-        self, pool: str, lane: Lane, kept: Mapping[str, str], now_ms: int, seen: tuple[int, Any, bytes | None]
+        self, pool: str, lane: Lane, kept: Mapping[str, str], now_ms: int, seen: tuple[int, Any, bytes | None, int]
     ) -> LaneState:
-        depth, head, tokens = seen
+        depth, head, tokens, retrying = seen
         oldest_ms = int(head[0][0].partition(b"-")[0]) if head else now_ms
         return LaneState(
             pool,
@@ -128,6 +132,7 @@ class LaneAdmin:
             depth,
             max(0, now_ms - oldest_ms),
             int(float(tokens or 0)),
+            retrying,
             paused=kept.get(f"{lane}.{PAUSED}") == "1",
             draining=kept.get(f"{lane}.{DRAINING}") == "1",
             settings={name: self._in_force(lane, name, kept.get(f"{lane}.{name}")) for name in SETTINGS},
@@ -156,8 +161,8 @@ class LaneAdmin:
     ) -> AsyncIterator[int]:
         """Ends what waits in a lane now, slice by slice, and says how many each slice has ended.
 
-        `tenant`: only that one's. `older_than_s`: only what was admitted that long ago. What is running, or has lost
-        its worker, is left alone; so is what comes meanwhile.
+        `tenant`: only that one's. `older_than_s`: only what was admitted that long ago. What has started is left
+        alone, also when it waits for another worker; so is what comes meanwhile.
         """
         keys = Keys(pool, prefix=self._prefix)
         now_ms = await self._now_ms()
@@ -166,8 +171,7 @@ class LaneAdmin:
         while page := await self._page(keys.queue(lane), after, now_ms):
             after = f"({page[-1][0]}"
             rids = [rid for _, rid in page]
-            if tenant is not None or older_than_s:
-                rids = await self._chosen(keys, rids, tenant, by_ms)
+            rids = await self._chosen(keys, rids, tenant, by_ms)
             for first in range(0, len(rids), _AT_ONCE):
                 yield await self._cancel(keys, lane, rids[first : first + _AT_ONCE])
 
@@ -195,12 +199,12 @@ class LaneAdmin:
     async def _chosen(self, keys: Keys, rids: list[str], tenant: str | None, by_ms: int) -> list[str]:
         pipe = self._client.pipeline(transaction=False)
         for rid in rids:
-            pipe.hmget(keys.record(rid), ["tenant", "queued_at_ms"])
-        facts = [(whose or b"", int(queued_at or 0)) for whose, queued_at in await pipe.execute()]
+            pipe.hmget(keys.record(rid), ["tenant", "queued_at_ms", "claims"])
+        facts = [(whose or b"", int(at or 0), int(claims or 0)) for whose, at, claims in await pipe.execute()]
         return [
             rid
-            for rid, (whose, queued_at_ms) in zip(rids, facts, strict=True)
-            if queued_at_ms <= by_ms and tenant in {None, whose.decode()}
+            for rid, (whose, queued_at_ms, claims) in zip(rids, facts, strict=True)
+            if not claims and queued_at_ms <= by_ms and tenant in {None, whose.decode()}
         ]
 
     def _scripts(self, keys: Keys) -> Scripts:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.errors import invalid_request
-from shared.lanes import QUARANTINE, RETRY, Lane
+from shared.lanes import QUARANTINE, Lane
 
 PAUSED = "paused"
 """`1`: nothing of the lane is started."""
@@ -68,8 +68,8 @@ def parse_lane(name: str) -> Lane:
     except ValueError:
         pass
     lanes = ", ".join(Lane)
-    if name in {RETRY, QUARANTINE}:
-        message = f"{name} is no lane: it holds requests that lost their worker, and has no settings. Lanes: {lanes}."
+    if name == QUARANTINE:
+        message = f"{name} is no lane: it holds requests that kill workers, and has no settings. Lanes: {lanes}."
     else:
         message = f"There is no lane {name!r}. Lanes: {lanes}."
     raise invalid_request(message, param="lane")

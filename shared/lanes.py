@@ -16,15 +16,13 @@ class Lane(StrEnum):
     BATCH = "batch"
 
 
-RETRY = "retry"
-"""The queue of requests that lost their worker. Always served first; no client can ask for it."""
 QUARANTINE = "quarantine"
 """Where requests wait under which two workers have died. Nobody pulls from it: `release` lets one at a time out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One stream of a pool.
+    """One stream of a pool, the queue of a lane.
 
     `weight` is its share under backlog (relative). A head older than `age_limit_ms` goes first, one pick in four.
     `engine_priority` is what the engine's own scheduler is told; smaller is earlier.
@@ -34,19 +32,17 @@ class Queue:
     weight: int
     age_limit_ms: int
     engine_priority: int
-    fair: bool = True
-    """Whether its tenants share it by cost; otherwise first come, first served."""
 
 
 QUEUES: tuple[Queue, ...] = (
-    Queue(RETRY, 100, 0, 0, fair=False),
     Queue(Lane.INTERACTIVE, 8, 2_000, 0),
     Queue(Lane.STANDARD, 3, 10_000, 10),
     Queue(Lane.BATCH, 1, 60_000, 20),
 )
-"""All queues of a pool, in the order in which `pull` gets them: the retry queue first."""
+"""The queues of a pool from which workers take: one for each lane, what had started before first."""
 
-FAIR = frozenset(queue.name for queue in QUEUES if queue.fair)
+FAIR = frozenset(queue.name for queue in QUEUES)
+"""Queues whose tenants share them by cost."""
 
 ENGINE_PRIORITY: dict[str, int] = {queue.name: queue.engine_priority for queue in QUEUES}
 

@@ -133,6 +133,11 @@ QUEUE_DRAIN = Reading(
     "Requests/s by which it drained when it last had a backlog; absent before.",
     _LANE,
 )
+QUEUE_RETRYING = Reading(
+    "penstock_queue_retrying",
+    "Requests that wait and had started before: their worker was lost or gave them back.",
+    _LANE,
+)
 LANE_FAIRNESS = Reading(
     "penstock_lane_fairness_ratio",
     "Jain's index over what the waiting tenants were served of their due; 1 is fair; absent below two.",
@@ -141,7 +146,7 @@ LANE_FAIRNESS = Reading(
 LANE_AGED = Reading(
     "penstock_lane_aged_picks_total", "Requests picked out of turn because of their age.", _LANE, "counter"
 )
-LANE_PAUSED = Reading("penstock_lane_paused", "1 while nothing is taken from it.", _LANE)
+LANE_PAUSED = Reading("penstock_lane_paused", "1 while nothing new is taken from it.", _LANE)
 LANE_DRAINING = Reading("penstock_lane_draining", "1 while nothing new is let into it.", _LANE)
 POOL_RUNNING = Reading("penstock_pool_running", "Requests that workers own.", _MODEL)
 POOL_RUNNING_TOKENS = Reading(

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
-from shared.lanes import FAIR, QUARANTINE, QUEUES, RETRY, Lane
+from shared.lanes import FAIR, QUARANTINE, QUEUES, Lane
 from shared.luascripts import load
 from shared.outcomes import (
     Admission,
@@ -53,6 +53,7 @@ DEAD_LETTER_REASONS = frozenset({"undecodable"})
 """Reasons of an end by `done` for which the request is kept as a dead letter."""
 
 _RESTORE_LOOKS = 5
+_NAMES = [queue.name for queue in QUEUES]
 
 
 class Scripts:
@@ -78,7 +79,8 @@ class Scripts:
         k = self._keys
         keys = [k.idempotency(a.idempotency or "-"), k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants]
         keys += [k.deadlines, k.fair(a.lane), k.ledger(a.lane), k.sched, k.lanes, k.output]
-        keys += [] if a.slots is None else [k.queue(RETRY), *map(k.run, a.workers)]
+        if a.slots is not None:
+            keys += [*(k.fair(lane) for lane in Lane if lane != a.lane), *map(k.run, a.workers)]
         args: list[Any] = [a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.tenant_cap]
         args += [a.prompt_tokens, a.output_limit, a.sequences, a.deadline_ms, a.finish_by_ms, a.idempotency_ttl_ms]
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
@@ -99,12 +101,10 @@ class Scripts:
         `only`: the one lane to pick from. `waited_ms`: how long what is picked must have waited.
         """
         k = self._keys
-        keys = [k.sched, k.lease(wid), k.dead(wid), k.lanes, k.queue(RETRY)]
+        keys = [k.sched, k.lease(wid), k.dead(wid), k.lanes, *self._lane_keys()]
         args: list[Any] = [wid, want, only, waited_ms]
         for queue in QUEUES:
-            if queue.fair:
-                keys += (k.queue(queue.name), k.fair(queue.name), k.ledger(queue.name))
-                args += (queue.name, queue.weight, queue.age_limit_ms)
+            args += (queue.name, queue.weight, queue.age_limit_ms)
         reply = await self._run("pull", keys, args)
         return [Entry(queue.decode(), entry.decode(), rid.decode()) for queue, entry, rid in reply]
 
@@ -124,9 +124,8 @@ class Scripts:
             end_frame(State.EXPIRED, "deadline_exceeded"),
         ]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.workers]
-        names = [queue.name for queue in QUEUES]
-        keys += [*self._queue_keys(entry.queue), k.sched, k.lanes, *map(k.ledger, names)]
-        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends, entry.queue, *names]
+        keys += [*self._queue_keys(entry.queue), k.sched, k.lanes, *map(k.ledger, _NAMES)]
+        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends, entry.queue, *_NAMES]
         reply = await self._run("claim", keys, args)
         if reply[0] == b"OK":
             return Claimed(reply[1], reply[2], int(reply[3]), int(reply[4]), int(reply[5]), reply[6])
@@ -205,26 +204,23 @@ class Scripts:
     async def bury(self, wid: str) -> str:
         """Forgets a condemned worker of which nothing is left. Returns OK, BUSY or ALIVE."""
         k = self._keys
-        queues = [k.queue(queue.name) for queue in QUEUES]
+        queues = map(k.queue, _NAMES)
         return _word(await self._run("bury", [k.dead(wid), k.run(wid), k.box(wid), k.workers, *queues], [wid]))
 
     async def requeue(
-        self, wid: str, rid: str, attempt: str, *, how: Literal["kill", "hand_back", "preempt"] = "kill", lane: str = ""
+        self, wid: str, rid: str, attempt: str, *, how: Literal["kill", "hand_back", "preempt"] = "kill"
     ) -> str:
-        """Running → queued again, with its log, or → an end. Returns OK, ENDED, ALIVE or STALE.
-
-        `lane`: where a pre-empted request waits.
-        """
-        k, lane = self._keys, lane or Lane.STANDARD
-        keys = [k.dead(wid), k.run(wid), k.record(rid), k.queue(RETRY), k.body(rid), k.log(rid), k.channel(rid)]
-        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.queue(QUARANTINE), k.suspect]
-        keys += [k.ledger(RETRY), k.ledger(QUARANTINE), k.queue(lane), k.fair(lane), k.ledger(lane)]
+        """Running → queued again, with its log, or → an end. Returns OK, ENDED, ALIVE or STALE."""
+        k = self._keys
+        keys = [k.dead(wid), k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
+        keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.suspect]
+        keys += [k.queue(QUARANTINE), k.ledger(QUARANTINE), *self._lane_keys()]
         ends = [
             end_frame(State.FAILED, "too_many_attempts"),
             end_frame(State.CANCELLED, "cancelled"),
         ]
         mode = ("kill", "hand_back", "preempt").index(how)
-        args = [rid, attempt, mode, MOST_KILLS, self._ttl_ms, *ends, SUSPECT_KILLS, lane]
+        args = [rid, attempt, mode, MOST_KILLS, self._ttl_ms, *ends, SUSPECT_KILLS, *_NAMES]
         return _word(await self._run("requeue", keys, args))
 
     async def release(self, out: str, waits: str) -> str:
@@ -233,9 +229,8 @@ class Scripts:
         Returns OK, BUSY, EMPTY, STALE or RETRY.
         """
         k = self._keys
-        keys = [k.suspect, k.queue(QUARANTINE), k.queue(RETRY), k.record(out), k.record(waits)]
-        keys += [k.ledger(QUARANTINE), k.ledger(RETRY)]
-        return _word(await self._run("release", keys, [out, waits]))
+        keys = [k.suspect, k.queue(QUARANTINE), k.ledger(QUARANTINE), k.record(out), k.record(waits)]
+        return _word(await self._run("release", [*keys, *self._lane_keys()], [out, waits, *_NAMES]))
 
     async def redrive(self, letter: str, a: Admission, *, patience_ms: int) -> tuple[str, str]:
         """A dead letter → queued once more, under the new id `a.rid`. Returns OK or DUP with the id, or GONE.
@@ -264,7 +259,7 @@ class Scripts:
     async def place(self, rid: str, lane: str) -> Place | None:
         """Where a request of that lane stands; None when it does not wait."""
         k = self._keys
-        keys = [k.record(rid), k.queue(lane), k.fair(lane), k.queue(RETRY), k.sched, k.lanes, k.workers]
+        keys = [k.record(rid), k.queue(lane), k.fair(lane), k.sched, k.lanes, k.workers]
         reply = await self._run("place", keys, [lane])
         if reply[0] != b"QUEUED":
             return None
@@ -279,9 +274,9 @@ class Scripts:
     async def survey(self, wids: list[str]) -> Survey:
         """What the metrics say of the pool and of these workers. Reads only."""
         k = self._keys
-        names = [*(queue.name for queue in QUEUES), QUARANTINE]
+        names = [*_NAMES, QUARANTINE]
         keys = [k.sched, k.lanes, k.dead_letters]
-        keys += [key for name in names for key in (k.queue(name), k.ledger(name))]
+        keys += [key for name in names for key in (k.queue(name), k.ledger(name), self._queue_keys(name)[0])]
         keys += [key for wid in wids for key in (k.lease(wid), k.run(wid))]
         return read_survey(wids, await self._run("survey", keys, [len(names), FAIRNESS_FIELDS, *names]))
 
@@ -302,6 +297,11 @@ class Scripts:
         """Fair index and ledger of a queue; the queue's own key for one that has no index."""
         k = self._keys
         return [k.fair(name) if name in FAIR else k.queue(name), k.ledger(name)]
+
+    def _lane_keys(self) -> list[str]:
+        """Queue, fair index and ledger of each lane."""
+        k = self._keys
+        return [key for name in _NAMES for key in (k.queue(name), k.fair(name), k.ledger(name))]
 
 
 def _word(reply: bytes) -> str:

@@ -19,6 +19,7 @@ class QueueSeen:
         per_s: requests/s that it drains by, as last measured under a backlog; None while that is unknown.
         aged: picks because of age, since Redis has its data.
         fairness: Jain's index over its tenants, 0 to 1; None where fewer than two can be compared. See `survey.lua`.
+        retrying: those that had started before and wait for another worker.
     """
 
     name: str
@@ -32,6 +33,7 @@ class QueueSeen:
     paused: bool
     draining: bool
     fairness: float | None
+    retrying: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Survey:
         arriving: tokens/s that were admitted in the last minute.
         per_worker: tokens/s that a worker takes under a backlog; None as long as there was none.
         mean_cost: tokens of a request, as of late.
-        queues: with the retry queue and quarantine.
+        queues: the lanes and quarantine.
         running: requests of each worker that lives.
         lost: workers without a lease whose death nobody has noticed yet.
         lost_running: their requests.
@@ -76,7 +78,7 @@ def read_survey(wids: list[str], reply: list[Any]) -> Survey:
 
 
 def _queue(now_ms: int, row: list[Any]) -> QueueSeen:
-    name, depth, oldest_ms, tokens, body_bytes, tenants, per_s, aged, paused, draining, fairness = row
+    name, depth, oldest_ms, tokens, body_bytes, tenants, per_s, aged, paused, draining, fairness, retrying = row
     return QueueSeen(
         name=name.decode(),
         depth=int(depth),
@@ -89,6 +91,7 @@ def _queue(now_ms: int, row: list[Any]) -> QueueSeen:
         paused=paused == b"1",
         draining=draining == b"1",
         fairness=_known(fairness),
+        retrying=int(retrying),
     )
 
 

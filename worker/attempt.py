@@ -289,7 +289,7 @@ class Attempt:
     async def _hand_back(self, how: Literal["hand_back", "preempt"] = "hand_back") -> None:
         for _ in range(_HAND_BACK_TRIES):
             try:
-                await self._scripts.requeue(self._wid, self.rid, self._claim.attempt, how=how, lane=self.lane)
+                await self._scripts.requeue(self._wid, self.rid, self._claim.attempt, how=how)
             except BrokerUnavailableError:
                 await asyncio.sleep(_HAND_BACK_PAUSE_S)
             else:

@@ -1,7 +1,7 @@
 -- admit: nothing -> queued.  One atomic, idempotent step; safe to send twice.
 -- @include clock enqueue rate
 -- KEYS  1 idem  2 rec  3 body  4 queue  5 tenants  6 deadlines  7 fair  8 ledger  9 sched  10 lanes  11 output
---       in mode `reject` only: 12 retry queue  13.. run of each live worker
+--       in mode `reject` only: 12, 13 fair of the other lanes  14.. run of each live worker
 -- ARGV  1 rid  2 fingerprint  3 lane  4 body (bytes)  5 tenant  6 tenant cap (requests in the system)
 --       7 prompt (tokens)  8 output limit (tokens, 0 = none)  9 sequences
 --       10 start by (Unix ms, 0 = no deadline)
@@ -81,8 +81,9 @@ if share < 1 and held[5] > 0 then
   end
 end
 if ARGV[21] ~= '' then
-  local taken = held[2] + redis.call('XLEN', KEYS[12]) -- what was handed back goes first
-  for i = 13, #KEYS do taken = taken + redis.call('HLEN', KEYS[i]) end
+  local taken = held[2] -- and what had started in the other lanes
+  for i = 12, 13 do taken = taken + redis.call('ZCOUNT', KEYS[i], '-inf', '(0') end
+  for i = 14, #KEYS do taken = taken + redis.call('HLEN', KEYS[i]) end
   if taken >= tonumber(ARGV[21]) then return {'BUSY', taken, turn()} end
 end
 -- what lies ahead is counted only if it would be too late behind everything that waits

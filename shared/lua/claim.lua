@@ -12,20 +12,22 @@
 --          {'SKIP', state}    the entry is stale (delivered twice, or cancelled meanwhile)
 --          {'GONE'}           no record (the server was flushed)
 --          {'ENDED', reason}  it ended here
---          {'PAUSED'}         its lane is paused: it is back in its place
+--          {'PAUSED'}         its lane is paused, and it had not started before: it is back in its place
 -- Error 'FENCED' when the worker is condemned.   Cost: about 45 us.
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
 local v = redis.call('HMGET', KEYS[4], 'state', 'deadline_ms', 'cancel', 'entry', 'attempt', 'owner', 'claims',
   'queued_at_ms', 'started_at_ms', 'finish_by_ms', 'tenant', 'cost', 'bytes')
 local state = v[1]
 local q = {queue = KEYS[3], ledger = KEYS[14], fair = KEYS[13] ~= KEYS[3] and KEYS[13] or nil}
-if state == 'queued' and v[4] == ARGV[2] and not v[3] and redis.call('HGET', KEYS[16], ARGV[11] .. '.paused') == '1' then
+local first = tonumber(v[7] or '0') == 0
+if first and state == 'queued' and v[4] == ARGV[2] and not v[3]
+  and redis.call('HGET', KEYS[16], ARGV[11] .. '.paused') == '1' then
   -- a blocking read knows no pauses; its fair tag may be gone, so it goes to where its lane is now
   redis.call('XACK', KEYS[3], 'g', ARGV[2])
   if q.fair then redis.call('ZADD', q.fair, 'NX', redis.call('HGET', q.ledger, 'v') or '0', ARGV[2]) end
   return {'PAUSED'}
 end
-dequeue(q, ARGV[2], v[11] or '', v[12] or 0, v[13] or 0, true)
+dequeue(q, ARGV[2], v[11] or '', v[12] or 0, v[13] or 0, first)
 if not state then return {'GONE'} end
 local function owned(claims, started_at_ms)
   return {'OK', redis.call('GET', KEYS[5]) or '', redis.call('GET', KEYS[6]) or '', claims, tonumber(v[8]), started_at_ms,
@@ -41,7 +43,7 @@ if v[3] then
 end
 if tonumber(v[2]) > 0 and now >= tonumber(v[2]) then
   local reason, frame = 'queue_timeout', ARGV[7]
-  if tonumber(v[7] or '0') > 0 then reason, frame = 'deadline_exceeded', ARGV[10] end -- it had started: see expire
+  if not first then reason, frame = 'deadline_exceeded', ARGV[10] end -- it had started: see expire
   finish(k, ARGV[3], 'expired', reason, frame, ARGV[6])
   return {'ENDED', reason}
 end

@@ -4,16 +4,33 @@
 -- waiting(q, tenant): what the ledger says: v, n, c, b, then n, c, f of the tenant, then t, then a of the tenant.
 -- enqueue(q, rid, tenant, cost, bytes, again, v): returns the entry's id. v: what `waiting` has just said, if it was asked.
 -- In a lane the tenants share by start-time fair queueing over cost: a request's start tag is where its tenant's last request
--- ends, at least the lane's virtual time if nothing of its tenant waits, and the smallest tag is served first. again: it was
--- served before, so it owes nothing and comes first of its lane. The group starts at 0, so that nothing is skipped after a
--- flush.
+-- ends, at least the lane's virtual time if nothing of its tenant waits, and the smallest tag is served first. again: it had
+-- started before, so it owes nothing and comes before what has not: its tag is below 0, in the order of the entries. The
+-- group starts at 0, so that nothing is skipped after a flush.
+-- lane_among(name, key, arg): the lane of that name, as such a q, and its name. KEYS from number `key` on are queue, fair and
+-- ledger of each lane, ARGV from number `arg` on are their names; of a name that is not among them it is the last.
 -- dequeue(q, entry, tenant, cost, bytes, served): the entry is gone from everywhere; safe to call twice. served: because its
--- turn has come.
+-- turn to start has come.
 -- Ledger: v, virtual time; n, c, b, t: requests, tokens, bytes, tenants that wait; n:<tenant>, c:<tenant> of them;
 -- f:<tenant>, finish tag; a:<tenant>, what a tenant of a lane got since it began to wait: 'start tag of its first request,
 -- tokens served, largest cost' (see survey). An empty queue has no ledger: where nobody waits, nobody owes anybody anything.
 local function waiting(q, tenant)
   return redis.call('HMGET', q.ledger, 'v', 'n', 'c', 'b', 'n:' .. tenant, 'c:' .. tenant, 'f:' .. tenant, 't', 'a:' .. tenant)
+end
+
+local function lane_among(name, key, arg)
+  for i = arg, #ARGV do
+    local at = key + 3 * (i - arg)
+    if ARGV[i] == name or i == #ARGV then
+      return {queue = KEYS[at], fair = KEYS[at + 1], ledger = KEYS[at + 2]}, ARGV[i]
+    end
+  end
+end
+
+-- a tag of what had started; exact, since 2^43 ms are more than Unix time has
+local function tag_again(entry)
+  local ms, seq = entry:match('^(%d+)-(%d+)$')
+  return ms + math.min(seq, 1023) / 1024 - 2 ^ 43
 end
 
 local function enqueue(q, rid, tenant, cost, bytes, again, v)
@@ -29,14 +46,13 @@ local function enqueue(q, rid, tenant, cost, bytes, again, v)
   if not v[5] then also('t', (v[8] or 0) + 1) end
   if q.fair then
     local start, finish, own = tonumber(v[1] or '0'), tonumber(v[7] or '0'), v[5] and v[7]
-    local head = (again or (start > 0 and not own)) and redis.call('ZRANGE', q.fair, 0, 0, 'WITHSCORES')[2]
     if again then
       finish = math.max(start, finish)
-      if head then start = math.min(start, head - 1) end
     else
       if own then
         start = finish
       else
+        local head = start > 0 and redis.call('ZRANGEBYSCORE', q.fair, '0', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
         -- no further behind the head than its own cost, or the head's tenant would get more than its share meanwhile
         start = math.max(finish, head and math.min(start, head + cost) or start)
       end
@@ -44,7 +60,7 @@ local function enqueue(q, rid, tenant, cost, bytes, again, v)
     end
     also('f:' .. tenant, finish)
     if not v[5] then also('a:' .. tenant, string.format('%.14g 0 %s', start, cost)) end
-    redis.call('ZADD', q.fair, start, entry)
+    redis.call('ZADD', q.fair, again and tag_again(entry) or start, entry)
   end
   redis.call('HSET', q.ledger, unpack(fields))
   return entry

@@ -1,41 +1,30 @@
 -- pull: picks up to `want` queued entries for one worker: stride scheduling over the lanes, start-time fair queueing over
--- the tenants inside a lane. The requests stay queued until `claim`.
+-- the tenants inside a lane, behind what had started before. The requests stay queued until `claim`.
 -- @include clock
--- KEYS  1 sched  2 lease  3 dead  4 lanes  5 retry queue  then per lane: queue, fair, ledger
--- ARGV  1 worker id  2 want  3 the only lane to pick from ('' = all, and the retry queue first)
+-- KEYS  1 sched  2 lease  3 dead  4 lanes  then per lane: queue, fair, ledger
+-- ARGV  1 worker id  2 want  3 the only lane to pick from ('' = all)
 --       4 how long (ms) a head must have waited to be picked
 --       then per lane: name, weight, age limit (ms)
--- The lanes' settings in `lanes` go before the ones in ARGV; a paused lane gives nothing.
+-- The lanes' settings in `lanes` go before the ones in ARGV; a paused lane gives only what had started before.
 -- Returns  a list of {queue name, entry id, rid}, possibly empty.   Error 'FENCED' when the worker is condemned.
 -- The lane with the smallest pass is served and its pass grows by cost/weight; a lane that slept rejoins at the current
 -- virtual time; a lane whose head is older than its age limit goes first, but at most one pick in four (credit), or an old
 -- batch backlog would starve interactive users.
+-- What had started before (its tag is below 0, see `enqueue`) is first of its lane and was paid for: the lane's pass and its
+-- virtual time stay. It has a pass of its own (`again:<lane>`), so it comes at its lane's weight: what a pool of batch work
+-- hands back neither goes before the other lanes at once nor takes from what its lane is owed.
 -- An entry is in the lane's fair index until it is delivered; by XCLAIM, which delivers out of turn. Once the index is
 -- empty the group is set to the stream's end, so that a blocking read does not deliver the same entries again; in a paused
 -- lane at once, or it would deliver one by one what nobody may claim.
 -- Cost: about 20 us an entry.
 if redis.call('EXISTS', KEYS[3]) == 1 then return redis.error_reply('FENCED') end
 local want, only, wid, waited = tonumber(ARGV[2]), ARGV[3], ARGV[1], tonumber(ARGV[4])
-local out = {}
-if only == '' then
-  -- the group tells at once that nothing is new; EXISTS first, since an empty pool has no queues
-  if redis.call('EXISTS', KEYS[5]) == 1 then
-    local reply = redis.call('XREADGROUP', 'GROUP', 'g', wid, 'COUNT', want, 'STREAMS', KEYS[5], '>')
-    for _, entry in ipairs(reply and reply[1] and reply[1][2] or {}) do
-      out[#out + 1] = {'retry', entry[1], entry[2][2]}
-      want = want - 1
-    end
-  end
-end
-
-local lanes = {}
-if want > 0 then
-  for i = 0, (#ARGV - 4) / 3 - 1 do
-    local name = ARGV[5 + 3 * i]
-    if (only == '' or only == name) and redis.call('EXISTS', KEYS[7 + 3 * i]) == 1 then
-      lanes[#lanes + 1] = {name = name, queue = KEYS[6 + 3 * i], fair = KEYS[7 + 3 * i], ledger = KEYS[8 + 3 * i],
-        weight = tonumber(ARGV[6 + 3 * i]), age_limit = tonumber(ARGV[7 + 3 * i])}
-    end
+local out, lanes = {}, {}
+for i = 0, (#ARGV - 4) / 3 - 1 do
+  local name = ARGV[5 + 3 * i]
+  if (only == '' or only == name) and redis.call('EXISTS', KEYS[6 + 3 * i]) == 1 then
+    lanes[#lanes + 1] = {name = name, queue = KEYS[5 + 3 * i], fair = KEYS[6 + 3 * i], ledger = KEYS[7 + 3 * i],
+      weight = tonumber(ARGV[6 + 3 * i]), age_limit = tonumber(ARGV[7 + 3 * i])}
   end
 end
 if #lanes == 0 then return out end
@@ -44,7 +33,9 @@ local now = now_ms()
 local set = redis.call('HGETALL', KEYS[4])
 for i = 1, #set, 2 do set[set[i]] = set[i + 1] end
 local fields = {'vtime', 'credit'}
-for i = 1, #lanes do fields[2 + i] = 'pass:' .. lanes[i].name end
+for i = 1, #lanes do
+  fields[1 + 2 * i], fields[2 + 2 * i] = 'pass:' .. lanes[i].name, 'again:' .. lanes[i].name
+end
 local kept = redis.call('HMGET', KEYS[1], unpack(fields))
 local vtime, credit = tonumber(kept[1] or '0'), tonumber(kept[2] or '1')
 
@@ -52,6 +43,11 @@ local function look(lane)
   local head = redis.call('ZRANGE', lane.fair, 0, 0, 'WITHSCORES')
   lane.head, lane.tag = head[1], head[2]
   if not head[1] then return end
+  lane.kind = tonumber(head[2]) < 0 and 'again' or 'pass'
+  if lane.paused and lane.kind == 'pass' then
+    lane.head = nil
+    return
+  end
   local age = now - tonumber(head[1]:match('^(%d+)'))
   lane.over = age - lane.age_limit
   if waited > 0 and age < waited then lane.head = nil end -- (a clock that was set back makes ages negative)
@@ -60,9 +56,10 @@ for i = 1, #lanes do
   local lane = lanes[i]
   lane.weight = math.max(tonumber(set[lane.name .. '.weight'] or lane.weight), 0.001)
   lane.age_limit = tonumber(set[lane.name .. '.age_limit_ms'] or lane.age_limit)
-  lane.pass = math.max(vtime, tonumber(kept[2 + i] or '0'))
+  lane.pass = math.max(vtime, tonumber(kept[1 + 2 * i] or '0'))
+  lane.again = math.max(vtime, tonumber(kept[2 + 2 * i] or '0'))
   lane.paused = set[lane.name .. '.paused'] == '1'
-  if not lane.paused then look(lane) end
+  look(lane)
 end
 
 local function pick()
@@ -72,7 +69,7 @@ local function pick()
     if lane.head then
       if credit >= 1 and lane.over > 0 then
         if not aged or lane.over > aged then best, aged = lane, lane.over end
-      elseif not aged and (not best or lane.pass < best.pass) then
+      elseif not aged and (not best or lane[lane.kind] < best[best.kind]) then
         best = lane
       end
     end
@@ -100,13 +97,15 @@ while want > 0 do
   if entry and entry[2] then
     out[#out + 1] = {lane.name, entry[1], entry[2][2]}
     local cost = tonumber(entry[2][4])
+    local kind = lane.kind
     -- a pick for age runs ahead of the others; if time went with it, they would lose what they are owed. What is picked for
-    -- the slot of a pre-empted batch request takes nobody's turn, and batch pays for its slot again.
+    -- the slot of a pre-empted batch request takes nobody's turn: batch has paid for the slot.
     if only == '' then
-      if not aged then vtime = math.max(vtime, lane.pass) end
-      lane.pass = lane.pass + cost / lane.weight
+      if not aged then vtime = math.max(vtime, lane[kind]) end
+      lane[kind] = math.max(vtime, lane[kind]) + cost / lane.weight
+      lane.picked = true
     end
-    lane.served, lane.tokens = lane.tag, (lane.tokens or 0) + cost
+    if kind == 'pass' then lane.served, lane.tokens = lane.tag, (lane.tokens or 0) + cost end
     want, picks = want - 1, picks + 1
     if aged then credit = credit - 1 elseif only == '' then credit = math.min(2, credit + 1 / 3) end
     if aged then redis.call('HINCRBY', KEYS[1], 'aged:' .. lane.name, 1) end
@@ -118,11 +117,12 @@ if picks > 0 then
   fields = {'vtime', tostring(vtime), 'credit', tostring(credit)}
   for i = 1, #lanes do
     local lane = lanes[i]
-    if lane.served then
-      fields[#fields + 1] = 'pass:' .. lane.name
-      fields[#fields + 1] = tostring(lane.pass)
-      redis.call('HSET', lane.ledger, 'v', virtual_time(lane))
+    if lane.picked then
+      local n = #fields
+      fields[n + 1], fields[n + 2] = 'pass:' .. lane.name, tostring(lane.pass)
+      fields[n + 3], fields[n + 4] = 'again:' .. lane.name, tostring(lane.again)
     end
+    if lane.served then redis.call('HSET', lane.ledger, 'v', virtual_time(lane)) end
   end
   redis.call('HSET', KEYS[1], unpack(fields))
 end

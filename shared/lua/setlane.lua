@@ -13,7 +13,7 @@ for i = 2, #ARGV, 2 do
   if (redis.call('HGET', KEYS[1], field) or '') ~= value then
     changed = changed + 1
     if value == '' then redis.call('HDEL', KEYS[1], field) else redis.call('HSET', KEYS[1], field, value) end
-    if ARGV[i] == 'weight' then redis.call('HDEL', KEYS[2], 'pass:' .. lane) end
+    if ARGV[i] == 'weight' then redis.call('HDEL', KEYS[2], 'pass:' .. lane, 'again:' .. lane) end
     if ARGV[i] == 'paused' then
       standstill(KEYS[2], lane)
       if value == '1' and redis.call('EXISTS', KEYS[3]) == 1 then redis.call('XGROUP', 'SETID', KEYS[3], 'g', '$') end

@@ -1,11 +1,12 @@
 -- survey: what the metrics of a pool say. Reads only.
 -- @include clock rate
--- KEYS  1 sched  2 lanes  3 dlq  then per queue: queue, ledger  then per worker: lease, run
+-- KEYS  1 sched  2 lanes  3 dlq  then per queue: queue, ledger, fair (the queue again where it has none)
+--       then per worker: lease, run
 -- ARGV  1 how many queues  2 most fields of a ledger that are looked at for the index of fairness  then names of the queues
 -- Returns  {now (Unix ms), dead letters, arriving (tokens/s), one worker's pace (tokens/s, '' = unknown), mean cost (tokens),
 --           queues, workers}
 --   queues   {name, requests, oldest (Unix ms, 0 = empty), tokens, bytes, tenants, drain rate (requests/s, '' = unknown),
---            aged picks, '1' = paused, '1' = draining, fairness ('' = unknown)} each
+--            aged picks, '1' = paused, '1' = draining, fairness ('' = unknown), of the requests: had started before} each
 --   workers  {1 = its lease lives, requests it owns} each
 -- Fairness: Jain's index over what each tenant that waits now was served, in tokens, for each token that was its due since
 -- it began to wait, which is how far the lane's virtual time has come since. Tenants count whose due is four times their
@@ -37,17 +38,18 @@ end
 local kept, set = redis.call('HMGET', KEYS[1], unpack(fields)), redis.call('HMGET', KEYS[2], unpack(settings))
 local seen = {}
 for i = 1, queues do
-  local queue, ledger = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
+  local queue, ledger, fair = KEYS[1 + 3 * i], KEYS[2 + 3 * i], KEYS[3 + 3 * i]
   local head = redis.call('XRANGE', queue, '-', '+', 'COUNT', '1')[1]
   local held = redis.call('HMGET', ledger, 'c', 'b', 't', 'v')
   local rate = drain_rate(kept[1 + 2 * i])
   seen[i] = {ARGV[2 + i], redis.call('XLEN', queue), head and tonumber(head[1]:match('^(%d+)')) or 0,
     tonumber(held[1] or '0'), tonumber(held[2] or '0'), tonumber(held[3] or '0'), rate and string.format('%.6g', rate) or '',
     tonumber(kept[2 + 2 * i] or '0'), set[2 * i - 1] or '0', set[2 * i] or '0',
-    held[4] and fairness(ledger, tonumber(held[4])) or ''}
+    held[4] and fairness(ledger, tonumber(held[4])) or '',
+    fair ~= queue and redis.call('ZCOUNT', fair, '-inf', '(0') or 0}
 end
 local workers = {}
-for i = 4 + 2 * queues, #KEYS, 2 do
+for i = 4 + 3 * queues, #KEYS, 2 do
   workers[#workers + 1] = {redis.call('EXISTS', KEYS[i]), redis.call('HLEN', KEYS[i + 1])}
 end
 local pace, mean = per_worker(kept[2])

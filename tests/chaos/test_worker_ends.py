@@ -35,8 +35,8 @@ async def test_a_worker_whose_engine_fails_costs_its_requests_one_kill_and_leave
         await eventually(lambda: worker.popen.poll() is not None, 10, "the worker ends")
         assert worker.popen.returncode == FAILED
         found = records(server)
-        assert [(one[b"state"], one[b"queue"], one[b"kills"]) for one in found] == [(b"queued", b"retry", b"1")] * 13
-        assert server.xpending(KEYS.queue("retry"), "g")["pending"] == 0, "nobody must wait for a sweep"
+        assert [(one[b"state"], one[b"queue"], one[b"kills"]) for one in found] == [(b"queued", b"standard", b"1")] * 13
+        assert server.xpending(KEYS.queue("standard"), "g")["pending"] == 0, "nobody must wait for a sweep"
         assert server.hlen(KEYS.workers) == 0
         for task in asks:
             task.cancel()

@@ -218,7 +218,7 @@ async def test_a_bound_and_a_weight_are_in_force_without_a_restart(stack: Stack,
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "said"),
     [
-        ("POST", "/retry/pause", None, 400, "retry is no lane"),
+        ("POST", "/quarantine/pause", None, 400, "quarantine is no lane"),
         ("POST", "/bulk/purge", None, 400, "There is no lane 'bulk'"),
         ("POST", "/batch/pause?model=nobody", None, 404, "The model `nobody` does not exist"),
         ("POST", "/batch/purge?older_than_s=-1", None, 400, "older_than_s"),

@@ -64,8 +64,8 @@ async def test_a_cancel_that_looked_too_early_looks_again(shard: Shard) -> None:
     await shard.claimed()
     assert await cancel(shard, owner="-") == "RETRY"
     await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
-    assert await cancel(shard, queue="standard") == "RETRY"
-    assert await cancel(shard, queue="retry") == "DONE"
+    assert await cancel(shard, queue="batch") == "RETRY"
+    assert await cancel(shard, queue="standard") == "DONE"
     await shard.assert_over("cancelled", "client_gone")
 
 
@@ -130,7 +130,7 @@ async def test_what_had_started_and_waits_for_another_worker_exceeds_its_deadlin
     await shard.claimed()
     await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
     await pass_deadline(shard)
-    assert await expire(shard, queue="retry") == "DONE"
+    assert await expire(shard, queue="standard") == "DONE"
     await shard.assert_over("expired", "deadline_exceeded")
     (_, last), *_ = reversed(list(split_log(await shard.log(), 0)))
     assert last.meta is not None

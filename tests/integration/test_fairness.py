@@ -158,5 +158,5 @@ async def test_what_was_preempted_is_first_in_its_lane_whoever_else_starts_there
         await lab.arrive("batch", f"t{number}", 10)
     (victim,) = await lab.serve()
     await lab.serve(2)
-    assert await scripts.requeue("w1", victim.rid, f"a{victim.rid}", how="preempt", lane="batch") == "OK"
+    assert await scripts.requeue("w1", victim.rid, f"a{victim.rid}", how="preempt") == "OK"
     assert [entry.rid for entry in await scripts.pull("w1", 1)] == [victim.rid]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import redis.asyncio
 
@@ -75,6 +77,26 @@ async def test_a_pause_spares_idle_workers_the_backlog(shard: Shard) -> None:
     await shard.scripts.setlane(STANDARD, RESUME)
     assert await read(shard) == []
     assert await pulled(shard) == ["r1", "r2", "r3"]
+
+
+@pytest.mark.parametrize("how", ["hand_back", "preempt"])
+async def test_of_a_paused_lane_only_what_had_started_is_given_out(
+    shard: Shard, how: Literal["hand_back", "preempt"]
+) -> None:
+    for rid in ("r1", "r2"):
+        await shard.claimed(rid, attempt=f"a of {rid}")
+    await shard.admit("waits")
+    await shard.scripts.setlane(STANDARD, PAUSE)
+    for rid in ("r1", "r2"):
+        assert await shard.scripts.requeue("w1", rid, f"a of {rid}", how=how) == "OK"
+    (read_first,) = await read(shard)
+    for entry in (read_first, *await shard.scripts.pull("w1", 4)):
+        assert isinstance(await shard.scripts.claim("w1", entry, f"b of {entry.rid}"), Claimed)
+    assert await shard.scripts.pull("w1", 4) == []
+    assert await read(shard) == []
+    assert [await shard.state(rid) for rid in ("r1", "r2", "waits")] == ["running", "running", "queued"]
+    await shard.scripts.setlane(STANDARD, RESUME)
+    assert await pulled(shard) == ["waits"]
 
 
 async def test_what_runs_goes_on_while_its_lane_is_paused_also_on_another_worker(shard: Shard) -> None:
@@ -244,10 +266,11 @@ async def test_who_is_claimed_before_its_turn_is_left_alone(shard: Shard, admin:
 async def test_a_request_that_lost_its_worker_is_not_purged_with_its_lane(shard: Shard, admin: LaneAdmin) -> None:
     await shard.claimed()
     await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
-    assert await purge(admin) == 0
-    await shard.claimed("r2", attempt="a2")
-    await shard.scripts.requeue("w1", "r2", "a2", how="preempt", lane=STANDARD)
+    await shard.scripts.claim("w1", await shard.delivered(), "a2")
+    await shard.scripts.requeue("w1", "r1", "a2", how="preempt")
+    await shard.admit("r2")
     assert await purge(admin) == 1
+    assert (await shard.state("r1"), await shard.state("r2")) == ("queued", "cancelled")
 
 
 # ---- what is shown
@@ -259,6 +282,7 @@ async def test_a_look_says_what_waits_and_where_each_setting_comes_from(shard: S
     await admin.change("pool", STANDARD, {"weight": "0.5", "max_tokens": "99", **PAUSE, **DRAIN})
     _, standard, batch = await admin.look("pool")
     assert (standard.lane, standard.depth, standard.work_tokens) == (STANDARD, 2, 42)
+    assert (standard.retrying, batch.retrying) == (0, 0)
     assert 0 <= standard.oldest_age_ms < 10_000
     assert (standard.paused, standard.draining) == (True, True)
     assert standard.settings == {
@@ -276,6 +300,13 @@ async def test_a_look_says_what_waits_and_where_each_setting_comes_from(shard: S
         False,
     )
     assert batch.settings["weight"] == InForce(1, "default")
+
+
+async def test_a_look_counts_what_had_started_before(shard: Shard, admin: LaneAdmin) -> None:
+    await shard.claimed("r1", lane="batch")
+    await shard.admit("r2", lane="batch")
+    await shard.scripts.requeue("w1", "r1", "a1", how="hand_back")
+    assert [(state.depth, state.retrying) for state in await admin.look("pool")] == [(0, 0), (0, 0), (2, 1)]
 
 
 async def test_outside_of_a_replica_its_bounds_are_not_known(client: redis.asyncio.Redis, prefix: str) -> None:

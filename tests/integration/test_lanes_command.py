@@ -59,8 +59,8 @@ def test_without_a_command_it_shows_every_lane_of_every_pool_on_a_line(
         for pool in ("pool", "second")
         for lane in ("interactive", "standard", "batch")
     ]
-    assert lines[1][5:10] == ["42", "3", "default", "10000", "default"]
-    assert lines[1][10:] == ["-", "replica"] * 3
+    assert lines[1][6:11] == ["42", "3", "default", "10000", "default"]
+    assert lines[1][11:] == ["-", "replica"] * 3
 
 
 def test_pause_drain_and_resume_say_what_the_lane_does_now(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +104,7 @@ def test_purge_says_how_many_it_has_ended(run: Run, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("pause", "retry"), "retry is no lane"),
+        (("pause", "quarantine"), "quarantine is no lane"),
         (("drain", "bulk"), "There is no lane 'bulk'"),
         (("set", "batch", "weight=0"), "weight must be a number from 0.001 to 1000, not '0'"),
         (("set", "batch", "paused=1"), "There is no setting 'paused'"),

@@ -46,7 +46,12 @@ async def test_what_lost_its_worker_goes_first_and_says_so(shard: Shard) -> None
         await shard.claimed(f"r{number}", attempt=f"a{number}")
     for number in range(2):
         await shard.scripts.requeue("w1", f"r{number}", f"a{number}", how="hand_back")
-    assert await place(shard, "r1") == Place(2, 2, None, "retrying")
+    await shard.admit("new")
+    assert await place(shard, "r1") == Place(2, 3, None, "retrying")
+    assert await place(shard, "new") == Place(3, 3, None, "busy")
+    await shard.client.hset(shard.keys.lanes, "standard.paused", "1")  # type: ignore[misc]
+    assert await place(shard, "r1") == Place(2, 3, None, "retrying")
+    assert await place(shard, "new") == Place(3, 3, None, "lane_paused")
 
 
 async def test_what_does_not_wait_has_no_place(shard: Shard) -> None:

@@ -42,7 +42,7 @@ async def where(shard: Shard, rid: str) -> tuple[str, str]:
 async def test_the_second_kill_makes_a_suspect_that_nobody_pulls(shard: Shard, reaper: Reaper) -> None:
     await shard.admit()
     await kill(shard, reaper, 1)
-    assert await where(shard, "r1") == ("queued", "retry")
+    assert await where(shard, "r1") == ("queued", "standard")
     await kill(shard, reaper, 2)
     assert await where(shard, "r1") == ("queued", "quarantine")
     assert (await shard.record())["kills"] == str(SUSPECT_KILLS)
@@ -91,7 +91,7 @@ async def test_who_dies_beside_the_suspect_that_is_out_is_not_blamed(shard: Shar
     await kill(shard, reaper, 3)
     assert await shard.state("r1") == "failed"
     for rid in ("a-neighbour", "z-neighbour"):
-        assert await where(shard, rid) == ("queued", "retry")
+        assert await where(shard, rid) == ("queued", "standard")
         assert (await shard.record(rid))["kills"] == "0"
 
 
@@ -128,7 +128,7 @@ async def test_handing_a_suspect_back_keeps_it_out_and_blames_it_for_nothing(sha
     entry = await shard.delivered("w3")
     await shard.scripts.claim("w3", entry, "a3")
     assert await shard.scripts.requeue("w3", "r1", "a3", how="hand_back") == "OK"
-    assert await where(shard, "r1") == ("queued", "retry")
+    assert await where(shard, "r1") == ("queued", "standard")
     assert int((await shard.record())["kills"]) == MOST_KILLS - 1
 
 

@@ -89,6 +89,23 @@ async def test_every_metric_is_there_with_its_values(shard: Shard, clock: HandCl
     assert found["penstock_wanted_workers"] == {("pool",): 1}
 
 
+async def test_what_had_started_is_counted_by_lane_and_wants_a_worker_also_while_its_lane_is_paused(
+    shard: Shard, clock: HandClock
+) -> None:
+    await register(shard, WorkerCard("w9", "sim", "1", 8, []))
+    await shard.client.hset(shard.keys.sched, "work", "60000 20 0 10")  # type: ignore[misc]
+    for number in range(3):
+        await shard.claimed(f"r{number}", wid="w9", attempt=f"a{number}", lane="batch")
+    await shard.admit("waits", lane="batch")
+    await shard.scripts.setlane("batch", {"paused": "1"})
+    for number in range(3):
+        await shard.scripts.requeue("w9", f"r{number}", f"a{number}", how="hand_back")
+    found = values(await queues_of(shard.client, shard.keys.prefix, clock, least=0).exposition())
+    assert found["penstock_queue_retrying"] == {(lane, "pool"): 3 if lane == "batch" else 0 for lane in FAIR}
+    assert found["penstock_queue_depth"]["batch", "pool"] == 4
+    assert found["penstock_wanted_workers"] == {("pool",): 1}
+
+
 async def test_what_is_not_known_is_absent(shard: Shard, clock: HandClock) -> None:
     await register(shard, WorkerCard("w1", "sim", "1", 8, []))
     found = values(await queues_of(shard.client, shard.keys.prefix, clock).exposition())

@@ -42,7 +42,7 @@ async def test_a_worker_dies_at_the_second_miss_of_a_reaper_that_was_undisturbed
     assert await shard.client.exists(shard.keys.dead("w1")) == 0
     await reaper.tick()
     assert await shard.client.exists(shard.keys.dead("w1")) == 1
-    assert (await shard.record())["queue"] == "retry"
+    assert (await shard.record())["queue"] == "standard"
     assert await shard.client.exists(shard.keys.run("w1"), shard.keys.workers) == 0
 
 
@@ -95,7 +95,7 @@ async def test_burying_queues_everything_again_whether_it_was_visible_or_not(rea
     await reaper.bury(shard.keys, shard.scripts, "w1")
     assert [await shard.state(rid) for rid in ("r1", "r2")] == ["queued", "queued"]
     await reaper.bury(shard.keys, shard.scripts, "w1")
-    assert await shard.client.xlen(shard.keys.queue("retry")) == 2
+    assert await shard.client.xlen(shard.keys.queue("standard")) == 2
 
 
 async def test_burying_the_living_takes_nothing_and_keeps_its_card(reaper: Reaper, shard: Shard) -> None:
@@ -160,7 +160,7 @@ async def test_two_reapers_at_once_do_it_once(
     for _ in range(2):
         await reaper.tick()
         await other.tick()
-    assert await shard.client.xlen(shard.keys.queue("retry")) == 1
+    assert await shard.client.xlen(shard.keys.queue("standard")) == 1
     assert (await shard.record())["kills"] == "1"
 
 
@@ -235,7 +235,7 @@ async def test_a_pool_whose_model_has_moved_to_another_is_reaped_and_then_forgot
     clock.now_s += LEASE_S
     for _ in range(2):
         await reaper.tick()
-    assert (await shard.record())["queue"] == "retry"
+    assert (await shard.record())["queue"] == "standard"
     await shard.client.hset(shard.keys.record("r1"), "deadline_ms", in_ms(-1_000))  # type: ignore[misc]
     await shard.client.zadd(shard.keys.deadlines, {"r1": in_ms(-1_000)})
     assert await registry.known() == {"pool", "other"}

@@ -11,7 +11,7 @@ async def test_a_life_writes_the_documented_fields_and_no_others(shard: Shard) -
     await shard.die("w1")
     await shard.scripts.requeue("w1", "r1", "a1")
     await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
-    await shard.scripts.requeue("w2", "r1", "a2", how="preempt", lane="batch")
+    await shard.scripts.requeue("w2", "r1", "a2", how="preempt")
     await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
     await shard.scripts.cancel("r1", owner="w2", queue="batch", reason="client_gone")
     fields = set(await shard.record())

@@ -60,6 +60,7 @@ async def test_in_mode_reject_a_slot_that_a_handed_back_request_will_take_is_not
     await shard.die("w2")
     await shard.scripts.requeue("w2", "r2", "a2")
     assert await shard.admit("r3", **rejecting) == Admitted("BUSY", "", 2)
+    assert await shard.admit("r3", **rejecting, lane="interactive") == Admitted("BUSY", "", 2), "in another lane"
     assert (await shard.admit("r3", slots=3, workers=("w1", "w2"))).outcome == "OK"
 
 

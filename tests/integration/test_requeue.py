@@ -12,7 +12,7 @@ async def test_an_invisible_request_of_a_dead_worker_runs_again_elsewhere(shard:
     await shard.die()
     assert await shard.scripts.requeue("w1", "r1", "a1") == "OK"
     record = await shard.record()
-    assert {"state": "queued", "queue": "retry", "kills": "1", "lane": "standard"}.items() <= record.items()
+    assert {"state": "queued", "queue": "standard", "kills": "1", "lane": "standard"}.items() <= record.items()
     assert not {"owner", "attempt"} & record.keys()
     assert await shard.client.exists(shard.keys.run("w1")) == 0
     assert await shard.client.hget(shard.keys.tenants, "acme") == b"1"  # type: ignore[misc]
@@ -49,7 +49,7 @@ async def test_a_repeated_requeue_is_stale_and_queues_once(shard: Shard) -> None
     await shard.die()
     await shard.scripts.requeue("w1", "r1", "a1")
     assert await shard.scripts.requeue("w1", "r1", "a1") == "STALE"
-    assert await shard.client.xlen(shard.keys.queue("retry")) == 1
+    assert await shard.client.xlen(shard.keys.queue("standard")) == 1
     assert (await shard.record())["kills"] == "1"
 
 
@@ -73,7 +73,7 @@ async def test_handing_back_is_no_kill_and_needs_no_dead_worker(shard: Shard) ->
     await shard.claimed()
     assert await shard.scripts.requeue("w1", "r1", "a1", how="hand_back") == "OK"
     assert (await shard.record())["kills"] == "0"
-    assert (await shard.delivered("w2")).queue == "retry"
+    assert (await shard.delivered("w2")).queue == "standard"
 
 
 async def test_a_request_that_killed_its_workers_is_set_aside_with_its_body(shard: Shard) -> None:

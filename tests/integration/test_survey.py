@@ -34,8 +34,8 @@ async def age(shard: Shard, field: str, position: int, by_ms: int) -> None:
 async def test_a_pool_that_never_had_a_request_is_empty(shard: Shard) -> None:
     survey = await shard.scripts.survey([])
     assert [seen.name for seen in survey.queues] == [*(each.name for each in QUEUES), QUARANTINE]
-    nothing = QueueSeen("standard", 0, 0.0, 0, 0, 0, None, 0, paused=False, draining=False, fairness=None)
-    assert survey.queues[2] == nothing
+    nothing = QueueSeen("standard", 0, 0.0, 0, 0, 0, None, 0, paused=False, draining=False, fairness=None, retrying=0)
+    assert survey.queues[1] == nothing
     assert survey == Survey(0, 0, None, 0, survey.queues, {}, frozenset(), 0)
     assert await shard.client.exists(shard.keys.sched, shard.keys.queue("standard")) == 0, "a survey writes nothing"
 

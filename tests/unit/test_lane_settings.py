@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import RequestError
 from shared.lane_settings import SETTINGS, parse_assignments, parse_changes, parse_lane
-from shared.lanes import QUARANTINE, RETRY, Lane
+from shared.lanes import QUARANTINE, Lane
 
 
 @pytest.mark.parametrize("lane", Lane)
@@ -14,17 +14,16 @@ def test_a_lane_is_known_by_its_name(lane: Lane) -> None:
     assert parse_lane(f" {lane.upper()} ") is lane
 
 
-@pytest.mark.parametrize("name", [RETRY, QUARANTINE, "", "bulk", "standard.weight"])
+@pytest.mark.parametrize("name", [QUARANTINE, "", "bulk", "standard.weight"])
 def test_whatever_is_no_lane_is_refused_with_the_lanes_that_there_are(name: str) -> None:
     with pytest.raises(RequestError, match="interactive, standard, batch") as refused:
         parse_lane(name)
     assert refused.value.status == 400
 
 
-@pytest.mark.parametrize("name", [RETRY, QUARANTINE])
-def test_the_queues_of_lost_requests_are_said_to_have_no_settings(name: str) -> None:
-    with pytest.raises(RequestError, match="is no lane: it holds requests that lost their worker"):
-        parse_lane(name)
+def test_quarantine_is_said_to_have_no_settings() -> None:
+    with pytest.raises(RequestError, match="is no lane: it holds requests that kill workers"):
+        parse_lane(QUARANTINE)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.errors import RequestError
-from shared.lanes import _BY_SERVICE_TIER, ENGINE_PRIORITY, QUEUES, RETRY, SERVICE_TIER, Lane, asked_lane, at_most
+from shared.lanes import _BY_SERVICE_TIER, ENGINE_PRIORITY, QUEUES, SERVICE_TIER, Lane, asked_lane, at_most
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,11 @@ def test_the_tier_that_was_served_leads_to_the_lane_that_served_it() -> None:
     assert {lane: _BY_SERVICE_TIER[tier] for lane, tier in SERVICE_TIER.items()} == {lane: lane for lane in Lane}
 
 
-def test_the_retry_queue_comes_first_and_no_client_can_ask_for_it() -> None:
-    assert QUEUES[0].name == RETRY
-    assert RETRY not in set(Lane)
-    assert {queue.name for queue in QUEUES} == {RETRY, *Lane}
+def test_workers_take_from_the_lanes_and_from_nowhere_else() -> None:
+    assert [queue.name for queue in QUEUES] == [*Lane]
 
 
 def test_an_earlier_lane_weighs_more_and_waits_less() -> None:
-    lanes = [queue for queue in QUEUES if queue.name != RETRY]
-    assert [queue.weight for queue in lanes] == [8, 3, 1]
-    assert [queue.age_limit_ms for queue in lanes] == sorted(queue.age_limit_ms for queue in lanes)
+    assert [queue.weight for queue in QUEUES] == [8, 3, 1]
+    assert [queue.age_limit_ms for queue in QUEUES] == sorted(queue.age_limit_ms for queue in QUEUES)
     assert ENGINE_PRIORITY["interactive"] < ENGINE_PRIORITY["standard"] < ENGINE_PRIORITY["batch"]

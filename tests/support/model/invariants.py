@@ -29,7 +29,7 @@ class View:
     runs: dict[str, dict[str, str]] = field(default_factory=dict)
     queued: dict[str, set[str]] = field(default_factory=dict)
     pending: int = 0
-    fair: dict[str, set[str]] = field(default_factory=dict)
+    fair: dict[str, dict[str, float]] = field(default_factory=dict)
     delivered: dict[str, set[str]] = field(default_factory=dict)
     ledgers: dict[str, dict[str, float]] = field(default_factory=dict)
     tenants: dict[str, int] = field(default_factory=dict)
@@ -77,7 +77,8 @@ async def _look_at_queues(world: World, view: View) -> None:
         view.ledgers[name] = {
             field_name: float(value) for field_name, value in _text(ledger).items() if not field_name.startswith("a:")
         }
-        view.fair[name] = {entry_id.decode() for entry_id in await world.client.zrange(world.keys.fair(name), 0, -1)}
+        tags = await world.client.zrange(world.keys.fair(name), 0, -1, withscores=True)
+        view.fair[name] = {entry_id.decode(): tag for entry_id, tag in tags}
 
 
 Lineage = Mapping[str, tuple[str, int]]
@@ -175,9 +176,14 @@ def _check_queue(name: str, view: View) -> None:
     """What is not delivered can be picked, and the ledger adds up."""
     waiting = [record for record in view.records.values() if record["state"] == "queued" and record["queue"] == name]
     if name in FAIR:
-        lost = {record["entry"] for record in waiting} - view.delivered.get(name, set()) - view.fair[name]
+        lost = {record["entry"] for record in waiting} - view.delivered.get(name, set()) - view.fair[name].keys()
         require(not lost, "entries of", name, "that nobody can pick:", lost)
-        require(view.fair[name] <= view.queued[name], "the index of", name, "names what is gone")
+        require(view.fair[name].keys() <= view.queued[name], "the index of", name, "names what is gone")
+        for record in waiting:
+            tag = view.fair[name].get(record["entry"])
+            if tag is not None:
+                first = int(record["claims"]) == 0
+                require(first == (tag >= 0), "in the wrong part of", name, "with the tag", tag, "is", record)
     sums: Counter[str] = Counter()
     for record in waiting:
         cost, tenant = int(record["cost"]), record["tenant"]

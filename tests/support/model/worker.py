@@ -311,9 +311,7 @@ class ModelWorker:
     async def preempt(self, rid: str) -> None:
         """Gives a slot to somebody else; the request waits in its lane again."""
         run = self.running.pop(rid)
-        facts = await self._world.client.hget(self._world.keys.record(rid), "lane")  # type: ignore[misc]
-        lane = (facts or b"batch").decode()
-        outcome = await self._world.scripts.requeue(self.wid, rid, run.attempt, how="preempt", lane=lane)
+        outcome = await self._world.scripts.requeue(self.wid, rid, run.attempt, how="preempt")
         self._world.happened[f"pre-empted: {outcome.lower()}"] += 1
 
     async def reconcile(self) -> None:
