@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench import burst, lanes, redis_time
-from scripts.bench.figures import Target
 from scripts.bench.lanes_scene import LANES
 from scripts.bench.options import Options
 from scripts.bench.tables import number, table
+from scripts.bench.targets import Target
 
 _WEIGHTS = {"interactive": 8, "standard": 3, "batch": 1}
 _QUEUED, _QUICK_QUEUED = 50_000, 5_000
