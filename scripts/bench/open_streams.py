@@ -23,8 +23,9 @@ from scripts.bench.options import Options
 from scripts.bench.sampling import Sample, Sampler
 from scripts.bench.scenarios import PACED, STREAMS
 
-_WORKERS = 8
-_PACE_MS, _PACE_STEP_MS = 2000, 60
+_WORKERS = 16
+"""Then an engine has 250 sequences, about what vLLM runs at once by itself (256)."""
+_PACE_MS, _PACE_STEP_MS = 2000, 30
 _ARRIVALS_S = 150.0
 """New streams per second while they are opened."""
 _SETTLE_S, _WINDOW_S, _DRAIN_S = 6.0, 20.0, 20.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def _row(gateway: str, summary: Summary, direct: Summary | None) -> list[str]:
         values = [getattr(summary, name) for name in names]
         if base is None:
             return " / ".join(number(value, 2) for value in values)
-        return " / ".join(f"{value - getattr(base, name):+.2f}" for name, value in zip(names, values, strict=True))
+        over = [value - getattr(base, name) for name, value in zip(names, values, strict=True)]
+        return " / ".join(NONE if math.isnan(value) else f"{value:+.2f}" for value in over)
 
     def cost(value: float, digits: int) -> str:
         return number(value, digits) if counted else NONE

@@ -170,6 +170,15 @@ def test_the_tables_give_both_figures_and_the_ratio_without_the_engine() -> None
     assert "| S2 | 2.00 |" in text  # 40 over nginx' 20
 
 
+def test_a_time_that_there_is_none_of_is_a_dash_also_over_direct() -> None:
+    runs = data_of()["runs"]
+    for each in (run for by in runs.values() for run in by["S2"]):
+        each["itl_ms"] = {"p50": None, "p99": None}  # answers of one token
+    text = report.sections(data_of(runs=runs))
+    assert "nan" not in text
+    assert "| +2.00 / +2.00 | +2.00 / +2.00 | - | 1.00 |" in text
+
+
 def test_what_was_not_measured_is_listed_with_its_reason() -> None:
     text = report.sections(
         data_of(
