@@ -11,6 +11,9 @@ from scripts.bench.client import Run
 from scripts.bench.figures import Summary, engine_cost, per_mtok, summarise
 from scripts.bench.scenarios import COMPARED_STREAMS, RAMP_STREAMS, ramp_step
 
+_CLOCKS_MS = 1.0
+"""By how much less than none a gateway may seem to take: timers tick in milliseconds."""
+
 
 def over(value: float | None, base: float | None) -> float | None:
     """The ratio of two figures; None when one is missing, no number, or there is nothing to divide by."""
@@ -55,9 +58,12 @@ class Measured:
         return over(self.figure("penstock", scenario, name), self.figure(peer, scenario, name))
 
     def added_ms(self, scenario: str, name: str) -> float | None:
-        """What Penstock adds to a time of `direct`."""
+        """What Penstock adds to a time of `direct`.
+
+        None where that is clearly less than nothing: then the machine was busy with others while `direct` was measured.
+        """
         ours, base = self.figure("penstock", scenario, name), self.figure("direct", scenario, name)
-        if ours is None or base is None or math.isnan(ours - base):
+        if ours is None or base is None or not ours - base > -_CLOCKS_MS:
             return None
         return ours - base
 

@@ -100,6 +100,14 @@ def test_the_cpu_target_is_judged_without_the_engine_and_times_over_direct() -> 
     assert target(data, "nothing happens").measured == pytest.approx(0.4)
 
 
+def test_a_time_that_is_shorter_than_that_of_no_gateway_was_spoilt_by_the_machine_and_meets_nothing() -> None:
+    runs = data_of()["runs"]
+    runs["direct"] = {"S2": [{**run_of(0.0, 180.0), "cpu_s": {}}]}
+    assert target(data_of(runs=runs), "TTFT p99 over").met is None
+    runs["direct"] = {"S2": [{**run_of(0.0, 33.5), "cpu_s": {}}]}
+    assert target(data_of(runs=runs), "TTFT p99 over").met  # 0.5 ms is what clocks differ by
+
+
 def test_a_missed_target_is_called_missed() -> None:
     runs = data_of()["runs"]
     runs["penstock"] = {"S2": [run_of(0.6, 37.0)]}

@@ -43,6 +43,7 @@ def test_what_does_not_grow_is_flat_and_a_few_spikes_do_not_move_it() -> None:
         found = trend(*line(0, 0.5, spikes=spikes))
         assert found is not None
         assert found.low < 0 < found.high
+        assert abs(found.slope) < 2
         assert found.verdict(10) == "flat"
 
 
