@@ -31,13 +31,19 @@ class Connection(asyncio.Protocol):
         request: bytes,
         on_free: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
+        *,
+        timed: bool = True,
     ) -> None:
-        """`on_free` is called after each answer, `on_lost` when the connection is gone."""
+        """`on_free` is called after each answer, `on_lost` when the connection is gone.
+
+        Times are only kept of connections that are `timed`.
+        """
         self._options = options
         self._window = window
         self._request = request
         self._on_free = on_free
         self._on_lost = on_lost
+        self._timed = timed
         self._clock: bool = options.count == "clock"
         self._marker = b"~" if self._clock else b"data: {"
         self.busy = False
@@ -103,18 +109,24 @@ class Connection(asyncio.Protocol):
         window = self._window
         if window.from_s <= now_s < window.to_s:
             window.reads += 1
-            window.zero_gaps += count - 1
-            if self.got:
-                window.itl.append(now_s - self.last_s)
-            else:
-                window.ttft.append(now_s - self.sent_s)
             if self._clock:
                 window.tokens += count
-                stamp = data[data.rfind(b"~") + 1 :][:_CLOCK_DIGITS]
-                if len(stamp) == _CLOCK_DIGITS:
-                    window.relay.append(now_s - int(stamp, 16) / 1e6)
+            if self._timed:
+                self._time(count, data, now_s)
         self.got += count
         self.last_s = now_s
+
+    def _time(self, count: int, data: bytes, now_s: float) -> None:
+        window = self._window
+        window.zero_gaps += count - 1
+        if self.got:
+            window.itl.append(now_s - self.last_s)
+        else:
+            window.ttft.append(now_s - self.sent_s)
+        if self._clock:
+            stamp = data[data.rfind(b"~") + 1 :][:_CLOCK_DIGITS]
+            if len(stamp) == _CLOCK_DIGITS:
+                window.relay.append(now_s - int(stamp, 16) / 1e6)
 
     def _fault(self) -> str | None:
         """What is wrong with the answer that has just ended."""
@@ -141,7 +153,8 @@ class Connection(asyncio.Protocol):
                 window.tokens += self._options.tokens * overlap_ratio(self.sent_s, now_s, window.from_s, window.to_s)
             if window.inside(now_s):
                 window.done += 1
-                window.total.append(now_s - self.sent_s)
+                if self._timed:
+                    window.total.append(now_s - self.sent_s)
         if self.transport.is_closing():
             return
         if self.status != 200:  # do not spin on a gateway that refuses

@@ -49,6 +49,9 @@ class _Sink:
     def diverged(self, why: str) -> None:
         """See Journal."""
 
+    def cannot_continue(self) -> None:
+        """See Journal."""
+
     async def receive(self) -> dict[str, Any]:
         return {"type": "http.request", "body": self._body, "more_body": False}
 
@@ -67,7 +70,7 @@ async def _stream(engine: sim.SimEngine, sink: _Sink, delay_s: float) -> None:
 
 
 async def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    flags = ["--text", "clock", "--ttft-ms", str(options.ttft_ms), "--itl-ms", str(options.itl_ms), "--slots", "512"]
+    flags = ["--text", "clock", "--ttft-ms", str(options.ttft_ms), "--itl-ms", str(options.itl_ms), "--slots", "4096"]
     engine = sim.create(WorkerSettings(), flags)
     messages = [{"role": "user", "content": PROMPT}]
     fields = {"model": "sim", "messages": messages, "max_tokens": options.tokens, "stream": options.stream}

@@ -1,17 +1,13 @@
-"""From runs to figures: medians of repeats, ratios within one run, targets."""
+"""From runs to figures: medians of repeats."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from scripts.bench.client import Run, other_cores
 
-TARGET_CPU_S_PER_MTOK = 45.0
-TARGET_TTFT_MS = 3.0
-TARGET_IDLE_PERCENT = 1.0
 _TINY = 1e-12
 
 
@@ -107,42 +103,3 @@ def engine_cost(runs: list[Run]) -> EngineCost:
         statistics.median(per_mtok(run["cpu_s"], run["tokens"]) for run in runs),
         statistics.median(1e3 * run["cpu_s"] / max(1, run["requests"]) for run in runs),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A promise and what was measured. `measured` is None when this run did not measure it."""
-
-    what: str
-    unit: str
-    most: float
-    measured: float | None
-
-    @property
-    def met(self) -> bool | None:
-        """None when it was not measured."""
-        return None if self.measured is None else self.measured <= self.most
-
-
-def targets(data: dict[str, Any]) -> list[Target]:
-    """The targets of docs/performance.md against the figures of one run (see `__main__`)."""
-    runs, engine = data["runs"], data["engine"]
-    ours = {name: summarise(each) for name, each in runs.get("penstock", {}).items()}
-    direct = {name: summarise(each) for name, each in runs.get("direct", {}).items()}
-    cost = ours["S2"].cpu_s_per_mtok if "S2" in ours else None
-    without = cost - engine_cost(engine["S2"]).cpu_s_per_mtok if cost is not None and engine.get("S2") else None
-    idle = max(data["idle"].values()) if data["idle"] else None
-    result = [
-        Target(
-            "worker + replica + Redis at 64 paced streams (S2), without the engine",
-            "CPU-s per million tokens",
-            TARGET_CPU_S_PER_MTOK,
-            without,
-        )
-    ]
-    for name in ("S2", "S2s"):
-        over = ours[name].ttft_p50_ms - direct[name].ttft_p50_ms if name in ours and name in direct else None
-        what = f"TTFT over direct at the median ({name})"
-        result.append(Target(what, "ms", TARGET_TTFT_MS, over))
-    result.append(Target("the busiest process while nothing happens", "% of a core", TARGET_IDLE_PERCENT, idle))
-    return result

@@ -58,6 +58,8 @@ class Place:
     spare: int
     pacing: Pacing
     aof: bool = True
+    env: dict[str, str] = field(default_factory=dict)
+    """Settings of Penstock's processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Gateway:
     install: str | None = None
     programs: tuple[str, ...] = field(default=())
     own_engine: bool = False
+    slow: bool = False
     settle_s: float = 1.0
 
 
@@ -153,7 +156,7 @@ def start_redis(group: Group, place: Place) -> dict[str, str]:
     command += ["--save", "", "--appendonly", "yes" if place.aof else "no", "--appendfsync", "everysec"]
     group.start("redis", command)
     group.wait_file(socket, _READY_LIMIT_S)
-    return {"PENSTOCK_REDIS_URL": f"unix://{socket}", **python_path()}
+    return {"PENSTOCK_REDIS_URL": f"unix://{socket}", **python_path(), **place.env}
 
 
 def _penstock(group: Group, place: Place) -> None:
@@ -202,12 +205,14 @@ GATEWAYS = {
         Gateway("nginx", "nginx", _nginx, programs=("nginx",)),
         Gateway("vllm-router", "vLLM router (Rust)", _VLLM_ROUTER, "/v1/models", install="vllm-router"),
         Gateway("sglang-router", "SGLang router (Rust)", _SGLANG_ROUTER, "/v1/models", install="sglang-router"),
-        Gateway("seed-plain", "FastAPI + httpx gateway, plain", _seed("plain"), install="seed"),
-        Gateway("seed-typical", "FastAPI + httpx gateway, usual middleware", _seed("typical"), install="seed"),
-        Gateway("litellm", "LiteLLM proxy", _litellm, "/health/liveliness", install="litellm"),
+        Gateway("seed-plain", "FastAPI + httpx gateway, plain", _seed("plain"), install="seed", slow=True),
+        Gateway(
+            "seed-typical", "FastAPI + httpx gateway, usual middleware", _seed("typical"), install="seed", slow=True
+        ),
+        Gateway("litellm", "LiteLLM proxy", _litellm, "/health/liveliness", install="litellm", slow=True),
         Gateway("penstock", "Penstock: Redis + worker + replica", _penstock, "/readyz", own_engine=True),
     )
 }
 PEERS = tuple(name for name in GATEWAYS if name not in {"direct", "penstock"})
-DEFAULT_PEERS = tuple(name for name in PEERS if name != "sglang-router")
-QUICK_PEERS = ("nginx", "seed-plain")
+DEFAULT_PEERS = tuple(name for name in PEERS if name not in {"sglang-router", "seed-plain"})
+QUICK_PEERS = ("nginx", "vllm-router")

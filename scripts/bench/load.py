@@ -41,7 +41,7 @@ class Load:
         self._window = Window()
         self._stopping = False
         self._quiet = asyncio.Event()
-        self._reconnects = 0
+        self._reconnects = self._opened = 0
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,21 +57,36 @@ class Load:
         before, mine_s, busy_s = self._trees(), time.process_time(), procs.machine_busy_s()
         window.from_s = time.monotonic()
         window.to_s = window.from_s + options.seconds
-        await asyncio.sleep(options.seconds)
+        await self._slices()
         window.to_s = min(window.to_s, time.monotonic())
         after = self._trees()
         mine_s, busy_s = time.process_time() - mine_s, procs.machine_busy_s() - busy_s
         cpu_s = self._cpu_s(before, after)
+        open_streams = sum(connection.busy for connection in self._connections)
         unfinished = await self._drain()
         watchdog.cancel()
         return {
             **window.figures(),
+            "from_s": round(window.from_s, 3),
+            "slices": window.slices(),
+            "open": open_streams,
             "unfinished": unfinished,
             "reconnects": self._reconnects,
             "cpu_s": {name: round(value, 4) for name, value in cpu_s.items()},
             "cpu_client_s": round(mine_s, 3),
             "cpu_other_s": round(busy_s - mine_s - sum(cpu_s.values()), 3),
         }
+
+    async def _slices(self) -> None:
+        """Lets the window pass, in slices where they are asked for."""
+        window, length_s = self._window, self._options.slice
+        window.mark(window.from_s)
+        end_s = window.from_s
+        while length_s and end_s + length_s <= window.to_s:
+            end_s += length_s
+            await asyncio.sleep(end_s - time.monotonic())
+            window.mark(time.monotonic())
+        await asyncio.sleep(window.to_s - time.monotonic())
 
     def _trees(self) -> dict[str, dict[int, float]]:
         return {name: procs.tree_cpu_s(pid) for name, pid in self._options.tree}
@@ -85,7 +100,9 @@ class Load:
         return cpu_s
 
     def _new_connection(self) -> Connection:
-        connection = Connection(self._options, self._window, self._request, self._free, self._lost)
+        timed = self._opened % self._options.timed_each == 0
+        self._opened += 1
+        connection = Connection(self._options, self._window, self._request, self._free, self._lost, timed=timed)
         self._connections.add(connection)
         return connection
 
@@ -162,6 +179,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-stream", dest="stream", action="store_false")
     parser.add_argument("--warmup", type=float, default=3, help="seconds")
     parser.add_argument("--seconds", type=float, default=8, help="the window")
+    parser.add_argument("--slice", type=float, default=0, help="also give figures for each so many seconds")
+    parser.add_argument("--timed-each", type=int, default=1, help="keep times of every so-manieth connection only")
     parser.add_argument("--ramp", type=float, default=0, help="spread the first requests over this many seconds")
     parser.add_argument("--drain", type=float, default=8, help="seconds for what is under way at the end")
     parser.add_argument("--timeout", type=float, default=30, help="seconds after which an answer is given up")

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from scripts.bench import procs
 
-PARTS = ("transport", "idle", "vllm", "lanes")
+PARTS = ("transport", "ramp", "idle", "vllm", "lanes", "streams", "endurance")
+FULL_PARTS = tuple(name for name in PARTS if name != "endurance")
+QUICK_PARTS = ("transport", "idle", "vllm", "lanes")
+GATEWAY_PARTS = frozenset({"transport", "ramp"})
+"""Those that compare gateways."""
 _LOOK_S = 1.0
 
 
@@ -19,6 +23,8 @@ class Options:
     parts: tuple[str, ...]
     peers: tuple[str, ...]
     scenarios: tuple[str, ...]
+    all_scenarios: bool
+    """Nobody chose among them, so a slow gateway may be spared some."""
     streams: tuple[int, ...]
     """Of the vLLM scenario."""
     seconds: float
@@ -28,7 +34,9 @@ class Options:
     tries: int
     max_other_cores: float
     aof: bool
-    ramp: bool
+    load_streams: int | None
+    """Of the parts streams and endurance, and the most in the ramp; None for what they take by themselves."""
+    minutes: float | None
     may_install: bool
     model: Path | None
     cache: Path

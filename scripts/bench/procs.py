@@ -78,13 +78,16 @@ def spent_s(before: dict[int, float], after: dict[int, float], *, apart: str = "
 
 def rss_mb(root: int) -> float:
     """Resident memory of a tree, MB; shared pages count once for each process."""
-    total_kb = 0
-    for pid in tree(root):
-        with contextlib.suppress(OSError):
-            for line in (_PROC / str(pid) / "status").read_text().splitlines():
-                if line.startswith("VmRSS"):
-                    total_kb += int(line.split()[1])
-    return total_kb / 1024
+    return sum(map(own_rss_mb, tree(root)))
+
+
+def own_rss_mb(pid: int) -> float:
+    """Resident memory of one process, MB; 0 when it is gone."""
+    with contextlib.suppress(OSError):
+        for line in (_PROC / str(pid) / "status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def machine_busy_s() -> float:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
 
-from scripts.bench import lanes_report
-from scripts.bench.figures import EngineCost, Summary, engine_cost, per_mtok, summarise, targets
+from scripts.bench import lanes_report, long_report
+from scripts.bench.figures import EngineCost, Summary, engine_cost, per_mtok, summarise
 from scripts.bench.gateways import GATEWAYS
-from scripts.bench.scenarios import SCENARIOS
+from scripts.bench.measured import Measured
+from scripts.bench.options import FULL_PARTS
+from scripts.bench.scenarios import COMPARED_STREAMS, SCENARIOS
 from scripts.bench.tables import NONE, number, table
+from scripts.bench.targets import targets
 
 BEGIN = "<!-- bench:begin (written by `make bench`; do not edit) -->"
 END = "<!-- bench:end -->"
+ENDURANCE_BEGIN = "<!-- endurance:begin (written by `python -m scripts.bench --only endurance --page`; do not edit) -->"
+ENDURANCE_END = "<!-- endurance:end -->"
 _RATIOS = ("nginx", "vllm-router", "sglang-router", "seed-plain", "seed-typical", "litellm")
 
 
-def sections(data: dict[str, Any]) -> str:
-    """Everything that was measured, as Markdown."""
+def sections(data: dict[str, Any], guarded: str = "") -> str:
+    """Everything that was measured but the long run, as Markdown. `guarded`: the part about the recorded ratios."""
     parts = [_origin(data), _targets(data)]
     for name in SCENARIOS:
         summaries = {
@@ -29,7 +35,7 @@ def sections(data: dict[str, Any]) -> str:
         if summaries:
             cost = engine_cost(data["engine"][name]) if data["engine"].get(name) else None
             parts.append(_scenario(name, summaries, cost))
-    parts += [_ratios(data), _ramps(data), _serving(data)]
+    parts += [_ratios(data), guarded, _ramps(data), long_report.open_streams(data.get("open_streams")), _serving(data)]
     parts += [lanes_report.section(data.get("lanes")), _idle(data), _gaps(data)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -46,17 +52,20 @@ def _origin(data: dict[str, Any]) -> str:
 
 
 def _targets(data: dict[str, Any]) -> str:
+    every = [*targets(data), *lanes_report.targets(data.get("lanes"))]
+    if set(data["options"].get("parts", FULL_PARTS)) < set(FULL_PARTS):  # what nobody asked for is no gap
+        every = [each for each in every if each.met is not None]
     words = {True: "met", False: "**missed**", None: "not measured"}
     rows = [
         [
             each.what,
-            f"≤ {each.most:g} {each.unit}",
-            NONE if each.measured is None else f"{each.measured:.2f}",
+            each.text,
+            NONE if each.measured is None else number(each.measured, 0 if each.measured >= 1000 else 2),
             words[each.met],
         ]
-        for each in [*targets(data), *lanes_report.targets(data.get("lanes"))]
+        for each in every
     ]
-    return "### Targets\n\n" + table(["what", "target", "measured", ""], rows)
+    return "### Targets\n\n" + table(["what", "target", "measured", ""], rows) if rows else ""
 
 
 def _scenario(name: str, summaries: dict[str, Summary], cost: EngineCost | None) -> str:
@@ -79,7 +88,8 @@ def _row(gateway: str, summary: Summary, direct: Summary | None) -> list[str]:
         values = [getattr(summary, name) for name in names]
         if base is None:
             return " / ".join(number(value, 2) for value in values)
-        return " / ".join(f"{value - getattr(base, name):+.2f}" for name, value in zip(names, values, strict=True))
+        over = [value - getattr(base, name) for name, value in zip(names, values, strict=True)]
+        return " / ".join(NONE if math.isnan(value) else f"{value:+.2f}" for value in over)
 
     def cost(value: float, digits: int) -> str:
         return number(value, digits) if counted else NONE
@@ -92,7 +102,7 @@ def _row(gateway: str, summary: Summary, direct: Summary | None) -> list[str]:
         number(summary.req_s, 0),
         pair("ttft_p50_ms", "ttft_p99_ms"),
         pair("relay_p50_ms", "relay_p99_ms"),
-        number(summary.itl_p99_ms),
+        pair("itl_p99_ms"),
         number(summary.tokens_per_read, 2),
         cost(summary.rss_mb, 0),
         str(summary.errors),
@@ -116,38 +126,37 @@ def _roles(ours: Summary, cost: EngineCost | None) -> str:
 
 def _ratios(data: dict[str, Any]) -> str:
     """Penstock's CPU per token without the engine, over each peer's, scenario by scenario."""
-    runs, engine = data["runs"], data["engine"]
-    ours = {name: summarise(each) for name, each in runs.get("penstock", {}).items() if engine.get(name)}
-    peers = [name for name in _RATIOS if runs.get(name)]
-    rows = []
-    for name in filter(ours.__contains__, SCENARIOS):
-        without = ours[name].cpu_s_per_mtok - engine_cost(engine[name]).cpu_s_per_mtok
-        cells = [
-            number(without / summarise(runs[peer][name]).cpu_s_per_mtok, 2) if runs[peer].get(name) else NONE
-            for peer in peers
-        ]
-        rows.append([name, *cells])
-    if not rows or not peers:
+    found = Measured(data)
+    peers = [name for name in _RATIOS if data["runs"].get(name)]
+    scenarios = [name for name in SCENARIOS if found.cost(name) is not None]
+    if not scenarios or not peers:
         return ""
+    over = {(name, peer): found.cost_over(peer, name) for name in scenarios for peer in peers}
+    rows = [[name, *(_cell(over[name, peer]) for peer in peers)] for name in scenarios]
     title = "### Penstock's CPU per token over that of its peers\n\nWithout the engine; below 1 Penstock is cheaper."
     return f"{title}\n\n{table(['', *peers], rows)}"
 
 
+def _cell(value: float | None, digits: int = 2) -> str:
+    return NONE if value is None else number(value, digits)
+
+
 def _ramps(data: dict[str, Any]) -> str:
+    found = Measured(data)
     rows = []
     for name, steps in data["ramps"].items():
-        good = [step for step in steps if step["in_time"]]
-        if not good:
-            rows.append([name, f"< {steps[0]['streams']}", NONE, NONE, NONE])
+        if not steps:
             continue
-        best = good[-1]
-        cost = per_mtok(sum(best["cpu_s"].values()), best["tokens"])
-        rows.append(
-            [name, str(best["streams"]), number(best["tok_s"], 0), number(cost), number(best["relay_ms"]["p99"])]
-        )
+        best = found.ramp_best(name)
+        there = [str(best["streams"]), number(best["tok_s"], 0)] if best else [f"< {steps[0]['streams']}", NONE]
+        cost = per_mtok(sum(best["cpu_s"].values()), best["tokens"]) if best and name != "direct" else None
+        late_ms = best["relay_ms"]["p99"] if best else None
+        compared = found.ramp_cost(name) if name != "direct" else None
+        rows.append([name, *there, _cell(cost, 1), _cell(late_ms, 1), _cell(compared, 1)])
     if not rows:
         return ""
     columns = ["", "streams", "tok/s", "CPU-s/Mtok there", "token's way p99, ms"]
+    columns.append(f"CPU-s/Mtok at {COMPARED_STREAMS} streams, in time or not, Penstock without its engine")
     title = "### Ramp: most streams that are relayed in time (99 % of the tokens within 100 ms)"
     return f"{title}\n\n{table(columns, rows)}"
 
@@ -208,12 +217,12 @@ def _gaps(data: dict[str, Any]) -> str:
     return "### Not measured\n\n" + "\n".join(lines) if lines else ""
 
 
-def write_page(page: Path, text: str) -> None:
-    """Replaces the marked section of the page. Raises ValueError when the page has no such section."""
+def write_page(page: Path, text: str, begins: str = BEGIN, ends: str = END) -> None:
+    """Replaces a marked section of the page. Raises ValueError when the page has no such section."""
     whole = page.read_text(encoding="utf-8")
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = whole.partition(begins)
+    _, end, after = rest.partition(ends)
     if not begin or not end:
-        msg = f"{page.name} has no section between {BEGIN} and {END}"
+        msg = f"{page.name} has no section between {begins} and {ends}"
         raise ValueError(msg)
     page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")

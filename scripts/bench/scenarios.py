@@ -62,7 +62,13 @@ SCENARIOS = {
     )
 }
 QUICK = ("S2", "S3")
-RAMP_STREAMS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048)
+SLOW_SCENARIOS = ("S2", "S1", "S3")
+"""What a slow gateway is measured in: with 256 streams it is overloaded, with 8 it has nothing to say."""
+RAMP_STREAMS = (64, 128, 256, 512, 640, 768, 896, 1024, 1280, 1536, 2048)
+STREAMS = 4000
+"""Of the part that holds streams open."""
+COMPARED_STREAMS = 768
+"""The step of the ramp at which gateways' CPU is compared."""
 
 
 def ramp_step(streams: int) -> Scenario:

@@ -30,7 +30,7 @@ _READY_LIMIT_S = 120.0
 _IDLE_S = 6.0
 _WARMUP_S = 3.0
 _SESSION_S = 45.0
-_FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "64", "--enforce-eager", "--disable-log-stats")
+_FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "128", "--enforce-eager", "--disable-log-stats")
 _ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 _CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from scripts.bench import installs, options, transport
 from scripts.bench.gateways import GATEWAYS, PEERS
 from scripts.bench.groups import BenchError, Group, free_ports
 from scripts.bench.options import Budget
-from scripts.bench.scenarios import SCENARIOS
+from scripts.bench.ramp import Ramp, in_time
+from scripts.bench.scenarios import COMPARED_STREAMS, SCENARIOS
 
 
 def parsed(*argv: str) -> argparse.Namespace:
@@ -43,8 +45,70 @@ def test_an_earlier_runs_figures_can_be_shown_again_without_measuring(
 
 def test_a_quick_run_has_one_repeat_and_few_scenarios_and_flags_win_over_it() -> None:
     quick = bench._options(parsed("--quick"))
-    assert (quick.repeat, quick.scenarios, quick.streams) == (1, ("S2", "S3"), (32,))
+    assert (quick.repeat, quick.scenarios, quick.streams) == (1, ("S2", "S3"), (64,))
     assert bench._options(parsed("--quick", "--scenarios", "S4", "--repeat", "3")).scenarios == ("S4",)
+
+
+def test_a_full_run_has_every_part_but_the_long_one_and_a_quick_one_neither_ramp_nor_thousands_of_streams() -> None:
+    assert set(options.PARTS) - set(bench._options(parsed()).parts) == {"endurance"}
+    assert set(options.PARTS) - set(bench._options(parsed("--quick")).parts) == {"endurance", "streams", "ramp"}
+    assert bench._options(parsed("--only", "endurance", "--minutes", "5")).minutes == 5
+    full = bench._options(parsed())
+    assert (full.repeat, full.streams) == (3, (64, 128))
+
+
+def test_a_slow_gateway_is_spared_scenarios_that_nobody_asked_for(tmp_path: Path) -> None:
+    def fit(name: str, *flags: str) -> list[str]:
+        wanted = bench._options(parsed(*flags))
+        each = transport.Transport(wanted, Budget(1000, 0, 0.3), [name], tmp_path)
+        return [scenario.name for scenario in each._fit(name, [SCENARIOS[name] for name in wanted.scenarios])]
+
+    assert fit("nginx") == list(SCENARIOS)
+    assert fit("litellm") == ["S2", "S1", "S3"]
+    assert fit("litellm", "--scenarios", "S4") == ["S4"]
+
+
+def test_the_steps_of_the_ramp_hold_the_one_at_which_gateways_are_compared_and_can_be_cut_off(tmp_path: Path) -> None:
+    def steps(*flags: str) -> list[int]:
+        return Ramp(bench._options(parsed(*flags)), Budget(1000, 0, 0.3), [], tmp_path)._streams()
+
+    assert COMPARED_STREAMS in steps()
+    assert steps("--streams", "200") == [64, 128]
+    assert steps("--streams", "16") == [16]
+
+
+def test_a_step_of_the_ramp_is_in_time_at_the_engines_pace_without_errors_and_within_100_ms() -> None:
+    good = {"tok_s": 3_190, "relay_ms": {"p99": 99.0}, "errors": 0}
+    assert in_time(good, 64)
+    assert not in_time({**good, "tok_s": 2_900}, 64)
+    assert not in_time({**good, "relay_ms": {"p99": 101.0}}, 64)
+    assert not in_time({**good, "errors": 1}, 64)
+
+
+def ramp_of(reached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ramp:
+    """A ramp of a gateway that is in time up to so many streams, without processes."""
+    ramp = Ramp(bench._options(parsed()), Budget(1000, 0, 0.3), ["nginx"], tmp_path)
+    monkeypatch.setattr("scripts.bench.ramp.opened", lambda *_: contextlib.nullcontext((1, {})))
+    monkeypatch.setattr(
+        ramp, "_step", lambda _name, _port, _groups, streams: {"streams": streams, "in_time": streams <= reached}
+    )
+    ramp.measure()
+    return ramp
+
+
+def test_a_ramp_ends_at_the_first_step_that_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = ramp_of(64, tmp_path, monkeypatch)
+    assert [step["streams"] for step in ramp.steps["nginx"]] == [64, 128]
+    assert ramp.most("nginx") == 64
+
+
+def test_a_gateway_that_came_near_is_measured_where_gateways_are_compared_though_it_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ramp = ramp_of(256, tmp_path, monkeypatch)
+    assert [step["streams"] for step in ramp.steps["nginx"]] == [64, 128, 256, 512, 768]
+    assert ramp.most("nginx") == 256
+    assert ramp_of(1_024, tmp_path, monkeypatch).steps["nginx"][-1]["streams"] == 1_280
 
 
 def test_peers_can_be_all_none_or_named() -> None:
