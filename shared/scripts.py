@@ -95,14 +95,17 @@ class Scripts:
         after_ms = int(reply[2]) if len(reply) > 2 else -1  # noqa: PLR2004
         return Admitted(outcome, "", int(reply[1]) if len(reply) > 1 else 0, after_ms if after_ms >= 0 else None)
 
-    async def pull(self, wid: str, want: int, *, only: str = "", waited_ms: int = 0) -> list[Entry]:
+    async def pull(
+        self, wid: str, want: int, *, only: str = "", waited_ms: int = 0, slots: int = 0, held: int = 0
+    ) -> list[Entry]:
         """Up to `want` entries, by lane and tenant. They stay queued until claimed.
 
-        `only`: the one lane to pick from. `waited_ms`: how long what is picked must have waited.
+        `only`: the one lane to pick from, up to its weight's part of the worker's `slots`, of which it has `held`.
+        `waited_ms`: how long what is picked must have waited.
         """
         k = self._keys
         keys = [k.sched, k.lease(wid), k.dead(wid), k.lanes, *self._lane_keys()]
-        args: list[Any] = [wid, want, only, waited_ms]
+        args: list[Any] = [wid, want, only, waited_ms, slots, held]
         for queue in QUEUES:
             args += (queue.name, queue.weight, queue.age_limit_ms)
         reply = await self._run("pull", keys, args)

@@ -78,7 +78,7 @@ class Intake:
         self._identity = identity
         self._asked_as = identity.wid
         self._slots = slots
-        self._preemption = Preemption(scripts, attempts)
+        self._preemption = Preemption(scripts, attempts, slots)
         self._queue_of = {keys.queue(queue.name).encode(): queue.name for queue in QUEUES}
         self._room = asyncio.Event()
         self._claiming: set[asyncio.Task[None]] = set()

@@ -5,8 +5,8 @@ interactive head that has waited LEAST_WAIT_MS; `pull` delivers it to this worke
 workers without room only one makes room for it. Then the attempt that loses least is stopped and waits in its lane
 again, and the entry is claimed as soon as that one is out of the way.
 
-An attempt may yield when its client sees nothing but a pause: its stream can be continued behind its tokens, or nothing
-of it is visible. What would have to be generated again and compared stays: the comparison could fail.
+Interactive requests take no more of a worker's slots in this way than their lane's part by weight, and at least one.
+When there are more of them than there is room for, batch keeps its part, instead of starting each request four times.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ _MOST_AT_ONCE = 4
 class Preemption:
     """Finds who waits, and who makes room."""
 
-    def __init__(self, scripts: Scripts, attempts: Attempts) -> None:
+    def __init__(self, scripts: Scripts, attempts: Attempts, slots: int) -> None:
+        """`slots`: most sequences that the worker runs at once."""
         self._scripts = scripts
         self._attempts = attempts
+        self._slots = slots
         self._look_at_s = 0.0
 
     def due_in_s(self) -> float:
@@ -54,7 +56,10 @@ class Preemption:
         want = min(_MOST_AT_ONCE, len(self._yielding()))
         if not want:
             return []
-        entries = await self._scripts.pull(wid, want, only=Lane.INTERACTIVE, waited_ms=LEAST_WAIT_MS)
+        lane = Lane.INTERACTIVE
+        held = sum(attempt.width for attempt in self._attempts.running() if attempt.lane == lane)
+        waited_ms, slots = LEAST_WAIT_MS, self._slots
+        entries = await self._scripts.pull(wid, want, only=lane, waited_ms=waited_ms, slots=slots, held=held)
         if not entries:
             return []
         makers: list[Attempt | None] = [*self._yielding()]  # fewer, where one has ended meanwhile: then there is room

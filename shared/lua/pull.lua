@@ -4,7 +4,8 @@
 -- KEYS  1 sched  2 lease  3 dead  4 lanes  then per lane: queue, fair, ledger
 -- ARGV  1 worker id  2 want  3 the only lane to pick from ('' = all)
 --       4 how long (ms) a head must have waited to be picked
---       then per lane: name, weight, age limit (ms)
+--       with an only lane: 5 slots of the worker, 6 how many of them that lane has: it gets no more than its weight's part
+--       7.. per lane: name, weight, age limit (ms)
 -- The lanes' settings in `lanes` go before the ones in ARGV; a paused lane gives only what had started before.
 -- Returns  a list of {queue name, entry id, rid}, possibly empty.   Error 'FENCED' when the worker is condemned.
 -- The lane with the smallest pass is served and its pass grows by cost/weight; a lane that slept rejoins at the current
@@ -16,15 +17,15 @@
 -- An entry is in the lane's fair index until it is delivered; by XCLAIM, which delivers out of turn. Once the index is
 -- empty the group is set to the stream's end, so that a blocking read does not deliver the same entries again; in a paused
 -- lane at once, or it would deliver one by one what nobody may claim.
--- Cost: about 20 us an entry.
+-- Cost: about 21 us an entry.
 if redis.call('EXISTS', KEYS[3]) == 1 then return redis.error_reply('FENCED') end
 local want, only, wid, waited = tonumber(ARGV[2]), ARGV[3], ARGV[1], tonumber(ARGV[4])
 local out, lanes = {}, {}
-for i = 0, (#ARGV - 4) / 3 - 1 do
-  local name = ARGV[5 + 3 * i]
+for i = 0, (#ARGV - 6) / 3 - 1 do
+  local name = ARGV[7 + 3 * i]
   if (only == '' or only == name) and redis.call('EXISTS', KEYS[6 + 3 * i]) == 1 then
     lanes[#lanes + 1] = {name = name, queue = KEYS[5 + 3 * i], fair = KEYS[6 + 3 * i], ledger = KEYS[7 + 3 * i],
-      weight = tonumber(ARGV[6 + 3 * i]), age_limit = tonumber(ARGV[7 + 3 * i])}
+      weight = tonumber(ARGV[8 + 3 * i]), age_limit = tonumber(ARGV[9 + 3 * i])}
   end
 end
 if #lanes == 0 then return out end
@@ -32,6 +33,16 @@ if #lanes == 0 then return out end
 local now = now_ms()
 local set = redis.call('HGETALL', KEYS[4])
 for i = 1, #set, 2 do set[set[i]] = set[i + 1] end
+local function weight(name, usual) return math.max(tonumber(set[name .. '.weight'] or usual), 0.001) end
+if only ~= '' then
+  local own, all = 0, 0
+  for i = 7, #ARGV, 3 do
+    local w = weight(ARGV[i], ARGV[i + 1])
+    all = all + w
+    if ARGV[i] == only then own = w end
+  end
+  want = math.min(want, math.max(1, math.floor(tonumber(ARGV[5]) * own / all)) - tonumber(ARGV[6]))
+end
 local fields = {'vtime', 'credit'}
 for i = 1, #lanes do
   fields[1 + 2 * i], fields[2 + 2 * i] = 'pass:' .. lanes[i].name, 'again:' .. lanes[i].name
@@ -54,7 +65,7 @@ local function look(lane)
 end
 for i = 1, #lanes do
   local lane = lanes[i]
-  lane.weight = math.max(tonumber(set[lane.name .. '.weight'] or lane.weight), 0.001)
+  lane.weight = weight(lane.name, lane.weight)
   lane.age_limit = tonumber(set[lane.name .. '.age_limit_ms'] or lane.age_limit)
   lane.pass = math.max(vtime, tonumber(kept[1 + 2 * i] or '0'))
   lane.again = math.max(vtime, tonumber(kept[2 + 2 * i] or '0'))
@@ -98,13 +109,12 @@ while want > 0 do
     out[#out + 1] = {lane.name, entry[1], entry[2][2]}
     local cost = tonumber(entry[2][4])
     local kind = lane.kind
-    -- a pick for age runs ahead of the others; if time went with it, they would lose what they are owed. What is picked for
-    -- the slot of a pre-empted batch request takes nobody's turn: batch has paid for the slot.
-    if only == '' then
-      if not aged then vtime = math.max(vtime, lane[kind]) end
-      lane[kind] = math.max(vtime, lane[kind]) + cost / lane.weight
-      lane.picked = true
-    end
+    -- A pick for age runs ahead of the others; if time went with it, they would lose what they are owed. The same goes for
+    -- what takes a pre-empted slot. Its lane pays for it like for any other: interactive requests beyond their share would
+    -- keep taking batch's slots otherwise.
+    if only == '' and not aged then vtime = math.max(vtime, lane[kind]) end
+    lane[kind] = math.max(vtime, lane[kind]) + cost / lane.weight
+    lane.picked = true
     if kind == 'pass' then lane.served, lane.tokens = lane.tag, (lane.tokens or 0) + cost end
     want, picks = want - 1, picks + 1
     if aged then credit = credit - 1 elseif only == '' then credit = math.min(2, credit + 1 / 3) end

@@ -13,7 +13,7 @@ from shared.keys import Keys
 from tests.support.client import Seen, stream_chat
 from tests.support.stack import Stack, eventually, metric, running_stack
 
-SLOTS = 4
+SLOTS = 6
 LONG = 300
 SHORT = 5
 

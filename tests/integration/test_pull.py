@@ -132,15 +132,15 @@ async def test_no_batch_is_taken_for_the_slot_of_a_preempted_one_but_interactive
     shard: Shard,
 ) -> None:
     await handed_back(shard, batch=3)
-    assert await shard.scripts.pull("w1", 4, only="interactive") == []
+    assert await shard.scripts.pull("w1", 4, only="interactive", slots=100) == []
     await handed_back_beside(shard, "interactive")
-    assert [entry.rid for entry in await shard.scripts.pull("w1", 4, only="interactive")] == ["came back"]
+    assert [entry.rid for entry in await shard.scripts.pull("w1", 4, only="interactive", slots=100)] == ["came back"]
 
 
 async def handed_back_beside(shard: Shard, lane: str) -> None:
     """One more, although others wait."""
     await shard.admit("came back", lane=lane)
-    (entry,) = await shard.scripts.pull("w0", 1, only=lane)
+    (entry,) = await shard.scripts.pull("w0", 1, only=lane, slots=100)
     await shard.scripts.claim("w0", entry, "a")
     await shard.scripts.requeue("w0", "came back", "a", how="hand_back")
 
@@ -212,13 +212,29 @@ async def test_aged_heads_go_first_but_only_one_pick_in_four(shard: Shard) -> No
     assert 9 <= picks.count("batch") <= 14
 
 
-async def test_what_takes_a_preempted_slot_takes_nobodys_turn(shard: Shard) -> None:
-    await backlog(shard, interactive=180, standard=20)
+async def test_the_lane_pays_for_what_takes_a_preempted_slot(shard: Shard) -> None:
+    await backlog(shard, interactive=180, standard=40)
     picks: Counter[str] = Counter()
-    for _ in range(33):
-        assert len(await shard.scripts.pull("w1", 4, only="interactive")) == 4
-        picks.update(await pull(shard, 1, NEVER_AGED))
-    assert picks["standard"] == pytest.approx(9, abs=1)
+    for _ in range(12):
+        assert len(await shard.scripts.pull("w1", 4, only="interactive", slots=100)) == 4
+        picks.update(await pull(shard, 2, NEVER_AGED))
+    taken = 48 + picks["interactive"]
+    assert picks["standard"] == pytest.approx(taken * 3 / 8, abs=2), (
+        "what interactive took out of turn, standard gets back"
+    )
+
+
+@pytest.mark.parametrize(
+    ("slots", "held", "weight", "gets"),
+    [(4, 0, 8, 2), (4, 1, 8, 1), (4, 2, 8, 0), (4, 4, 8, 0), (1, 0, 8, 1), (1, 1, 8, 0), (5, 2, 96, 2), (5, 1, 1, 0)],
+)
+async def test_a_lane_that_has_its_part_of_the_slots_takes_no_more_out_of_turn(
+    shard: Shard, slots: int, held: int, weight: int, gets: int
+) -> None:
+    await backlog(shard, interactive=10, batch=10)
+    await shard.scripts.setlane("interactive", {"weight": str(weight)})
+    assert len(await shard.scripts.pull("w1", 4, only="interactive", slots=slots, held=held)) == gets
+    assert len(await shard.scripts.pull("w1", 4)) == 4, "in turn it may"
 
 
 async def test_a_condemned_worker_gets_nothing(shard: Shard) -> None:

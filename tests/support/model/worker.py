@@ -119,7 +119,7 @@ class ModelWorker:
         world = self._world
         try:
             if world.rnd.random() < 0.5:
-                one_lane = {"only": Lane.INTERACTIVE, "waited_ms": world.rnd.randrange(3)}
+                one_lane = {"only": Lane.INTERACTIVE, "waited_ms": world.rnd.randrange(3), "slots": 8}
                 options = one_lane if world.rnd.random() < _MAKES_ROOM else {}
                 self._delivered += await world.scripts.pull(self.wid, world.rnd.randrange(1, 5), **options)
             else:
