@@ -98,13 +98,15 @@ class Scripts:
     async def pull(
         self, wid: str, want: int, *, only: str = "", waited_ms: int = 0, slots: int = 0, held: int = 0
     ) -> list[Entry]:
-        """Up to `want` entries, by lane and tenant. They stay queued until claimed.
+        """Up to `want` entries, by lane and tenant; no more than a living worker's part of what waits, or four.
+
+        They stay queued until claimed.
 
         `only`: the one lane to pick from, up to its weight's part of the worker's `slots`, of which it has `held`.
         `waited_ms`: how long what is picked must have waited.
         """
         k = self._keys
-        keys = [k.sched, k.lease(wid), k.dead(wid), k.lanes, *self._lane_keys()]
+        keys = [k.sched, k.lease(wid), k.dead(wid), k.lanes, k.workers, *self._lane_keys()]
         args: list[Any] = [wid, want, only, waited_ms, slots, held]
         for queue in QUEUES:
             args += (queue.name, queue.weight, queue.age_limit_ms)

@@ -42,8 +42,8 @@ _BLOCK_TIMEOUT_S = BLOCK_MS / 1000 + 1.5
 _SWEEP_EVERY_S = 2.0
 _SWEEP_IDLE_MS = 3_000
 _SWEEP_COUNT = 32
-_MOST_PULLED = 4
-"""In one turn. Small, so that workers that are free share a burst instead of the first one taking it all."""
+_MOST_PULLED = 32
+"""In one turn, for whoever else waits for Redis. `pull` gives less, where other workers want their share."""
 _SATURATED_PAUSE_S = 0.05
 _RETRY_PAUSE_S = 0.2
 _COMMAND_TIMEOUT_S = 5.0

@@ -1,8 +1,9 @@
 -- pull: picks up to `want` queued entries for one worker: stride scheduling over the lanes, start-time fair queueing over
 -- the tenants inside a lane, behind what had started before. The requests stay queued until `claim`.
 -- @include clock
--- KEYS  1 sched  2 lease  3 dead  4 lanes  then per lane: queue, fair, ledger
--- ARGV  1 worker id  2 want  3 the only lane to pick from ('' = all)
+-- KEYS  1 sched  2 lease  3 dead  4 lanes  5 workers  then per lane: queue, fair, ledger
+-- ARGV  1 worker id  2 want: of all lanes at most this worker's part of what waits, or four
+--       3 the only lane to pick from ('' = all)
 --       4 how long (ms) a head must have waited to be picked
 --       with an only lane: 5 slots of the worker, 6 how many of them that lane has: it gets no more than its weight's part
 --       7.. per lane: name, weight, age limit (ms)
@@ -23,8 +24,8 @@ local want, only, wid, waited = tonumber(ARGV[2]), ARGV[3], ARGV[1], tonumber(AR
 local out, lanes = {}, {}
 for i = 0, (#ARGV - 6) / 3 - 1 do
   local name = ARGV[7 + 3 * i]
-  if (only == '' or only == name) and redis.call('EXISTS', KEYS[6 + 3 * i]) == 1 then
-    lanes[#lanes + 1] = {name = name, queue = KEYS[5 + 3 * i], fair = KEYS[6 + 3 * i], ledger = KEYS[7 + 3 * i],
+  if (only == '' or only == name) and redis.call('EXISTS', KEYS[7 + 3 * i]) == 1 then
+    lanes[#lanes + 1] = {name = name, queue = KEYS[6 + 3 * i], fair = KEYS[7 + 3 * i], ledger = KEYS[8 + 3 * i],
       weight = tonumber(ARGV[8 + 3 * i]), age_limit = tonumber(ARGV[9 + 3 * i])}
   end
 end
@@ -34,7 +35,12 @@ local now = now_ms()
 local set = redis.call('HGETALL', KEYS[4])
 for i = 1, #set, 2 do set[set[i]] = set[i + 1] end
 local function weight(name, usual) return math.max(tonumber(set[name .. '.weight'] or usual), 0.001) end
-if only ~= '' then
+if only == '' then
+  -- workers that are free share a burst; one that is alone takes it in one go
+  local waiting = 0
+  for i = 1, #lanes do waiting = waiting + redis.call('ZCARD', lanes[i].fair) end
+  want = math.min(want, math.max(4, math.ceil(waiting / math.max(1, redis.call('HLEN', KEYS[5])))))
+else
   local own, all = 0, 0
   for i = 7, #ARGV, 3 do
     local w = weight(ARGV[i], ARGV[i + 1])

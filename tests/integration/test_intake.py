@@ -147,7 +147,7 @@ async def test_a_claim_that_fails_in_a_way_that_nobody_has_thought_of_is_logged_
     monkeypatch.setattr("worker.intake._SWEEP_EVERY_S", 0.1)
     monkeypatch.setattr("worker.intake.BLOCK_MS", 50)
     name, word = f"narrow-{uuid.uuid4().hex}", uuid.uuid4().hex
-    may_pull_but_not_claim = ("~*:q:*", "~*:fair:*", "~*:led:*", "~*:lanes", "~*:sched", "~*:w:*", "~*:dead:*")
+    may_pull_but_not_claim = ("~*:q:*", "~*:fair:*", "~*:led:*", "~*:lanes", "~*:sched", "~*:w:*", "~*:dead:*", "~*:ws")
     await client.execute_command("ACL", "SETUSER", name, "reset", "on", f">{word}", "+@all", *may_pull_but_not_claim)
     body = encode(Request("POST", "/v1/completions", [], b'{"prompt": "x", "max_tokens": 64}', "standard"))
     await shard.admit("r1", body=body)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
+from typing import Any
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -38,10 +39,10 @@ class Counted(Scripts):
         self.claims: Counter[str] = Counter()
         self.rids: list[str] = []
 
-    async def pull(self, wid: str, want: int, *, only: str = "", waited_ms: int = 0) -> list[Entry]:
+    async def pull(self, wid: str, want: int, *, only: str = "", **options: Any) -> list[Entry]:
         """See Scripts."""
         self.pulls[only] += 1
-        return await super().pull(wid, want, only=only, waited_ms=waited_ms)
+        return await super().pull(wid, want, only=only, **options)
 
     async def claim(self, wid: str, entry: Entry, attempt: str) -> Claimed | Unclaimed:
         """See Scripts."""

@@ -237,6 +237,15 @@ async def test_a_lane_that_has_its_part_of_the_slots_takes_no_more_out_of_turn(
     assert len(await shard.scripts.pull("w1", 4)) == 4, "in turn it may"
 
 
+@pytest.mark.parametrize(
+    ("workers", "waiting", "gets"), [(1, 40, 32), (2, 40, 20), (4, 40, 10), (20, 40, 4), (4, 3, 3)]
+)
+async def test_a_worker_gets_its_part_of_what_waits(shard: Shard, workers: int, waiting: int, gets: int) -> None:
+    await backlog(shard, interactive=waiting // 2, batch=waiting - waiting // 2)
+    await shard.client.hset(shard.keys.workers, mapping={f"w{number}": "" for number in range(workers)})
+    assert len(await shard.scripts.pull("w1", 32)) == gets
+
+
 async def test_a_condemned_worker_gets_nothing(shard: Shard) -> None:
     await shard.admit()
     await shard.die("w1")
