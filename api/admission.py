@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from api.auth import sharing_tenant
+from api.auth import salted, sharing_tenant
 from api.catalog import Catalog
 from api.idempotency import PLAIN, RETRY_TTL_S, Place, Terms, place
 from api.memory import Memory
@@ -21,7 +21,7 @@ from api.prompts import NOTHING
 from api.refusals import refusal
 from api.relay import Relay
 from api.requests import Facts, Requests
-from api.schemas import ValidRequest
+from api.schemas import ValidRequest, check_length
 from api.serverclock import ServerClock
 from api.settings import ApiSettings
 from api.shape import Shape
@@ -97,8 +97,11 @@ class Door:
             raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
-        request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
+        body = valid.body if valid.salt is None else salted(valid.body, tenant, valid.salt)
+        request = Request("POST", valid.path, named, body, valid.lane, valid.width, stays=terms.stays)
         prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
+        most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
+        check_length(valid, prompt_tokens, most, context, exact=self._tokens.exact(pool.workers))
         admission = await self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens, pool)
         valid = replace(valid, prompt=NOTHING)  # counted: its texts need not stay as long as the request
         if closed is not None:

@@ -138,8 +138,13 @@ def _finished(choice: dict[str, Any], index: int, *, chat: bool) -> dict[str, An
 
 
 def to_chunks(body: bytes, *, usage: bool) -> list[bytes]:
-    """The events of a stream that says what the whole answer in `body` says; `usage`: also how many tokens."""
+    """The events of a stream that says what the whole answer in `body` says; `usage`: also how many tokens.
+
+    What is no completion, such as embeddings, is one event.
+    """
     whole = _decode(body)
+    if whole.get("object") not in {_CHAT, _TEXT}:
+        return [_event(whole), DONE]
     chat = whole.get("object") == _CHAT
     outline = {name: value for name, value in whole.items() if name not in {"choices", "usage"}}
     outline["object"] = _CHAT_CHUNK if chat else _TEXT

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from api import assembly, problems
+from api import assembly, dialects, problems
 from api.cursors import is_event_stream, with_cursors
 from api.relay import Relay
+from shared import errors
 from shared.wire import Meta
 
 _OK = 200
@@ -63,7 +64,11 @@ class Shape:
         if self._whole:
             head = self._relay.head
             if head is not None and head.status != _OK:
-                return problems.event(problems.of_refusal(head.status, b"".join(self._whole)))
+                return dialects.event(problems.of_refusal(head.status, b"".join(self._whole)), "")
+            if not _is_json(head):
+                return dialects.event(
+                    errors.invalid_request("This answer is not text: it cannot be read as events."), ""
+                )
             events = assembly.to_chunks(b"".join(self._whole), usage=bool(self._usage))
             # one cursor for all of them, at the end: there is no place between them in the log
             return b"".join(events[:-1]) + with_cursors(events[-1], self._relay.cursor, self._relay.id_suffix)
@@ -81,3 +86,8 @@ class Shape:
         if fault is not None and (refusal := problems.of_first_event(b"data: %b\n\n" % fault)) is not None:
             raise refusal
         return assembly.to_whole(body, end.usage if end is not None else None)
+
+
+def _is_json(head: Meta | None) -> bool:
+    kinds = [value for name, value in head.headers if name == "content-type"] if head is not None else []
+    return bool(kinds) and kinds[0].startswith("application/json")

@@ -86,6 +86,18 @@ def invalid_request(message: str, *, param: str | None = None, code: str = "inva
     return RequestError(400, code, message, param=param, should_retry=False)
 
 
+def limit_exceeded(what: str, limit: int, *, param: str | None = None) -> RequestError:
+    """400: the request has more of something than one request may have. `what` says of what, and how many it has."""
+    message = f"{what}; at most {limit} are allowed in one request."
+    return RequestError(400, "limit_exceeded", message, param=param, should_retry=False)
+
+
+def context_length_exceeded(tokens: int, limit: int) -> RequestError:
+    """400: the prompt is longer than the model can read. The first words are vLLM's: clients look for them."""
+    message = f"This model's maximum context length is {limit} tokens, but your prompt has about {tokens}."
+    return RequestError(400, "context_length_exceeded", message, param="input_tokens", should_retry=False)
+
+
 def invalid_api_key(message: str) -> RequestError:
     """401: no credentials, or wrong ones."""
     return RequestError(401, "invalid_api_key", message)
@@ -106,6 +118,23 @@ def model_not_found(model: str) -> RequestError:
 def not_found(what: str) -> RequestError:
     """404: no such thing, or it belongs to somebody else."""
     return RequestError(404, "not_found", f"{what} was not found.")
+
+
+def endpoint_not_supported(model: str, path: str) -> RequestError:
+    """404: the engine of this model does not know the route: a chat model has no embeddings, or the other way."""
+    message = f"The model `{model}` does not answer {path}. Ask another model, or another endpoint."
+    return RequestError(404, "endpoint_not_supported", message, param="model", should_retry=False)
+
+
+def method_not_allowed(method: str, path: str) -> RequestError:
+    """405: the path is right, the method is not."""
+    return RequestError(405, "method_not_allowed", f"{method} is not allowed on {path}.", should_retry=False)
+
+
+def unsupported_media_type(sent: str) -> RequestError:
+    """415: the body is not said to be JSON, or is compressed."""
+    message = f"Send the body as plain JSON (`Content-Type: application/json`), not as `{sent}`."
+    return RequestError(415, "unsupported_media_type", message, should_retry=False)
 
 
 def invalid_cursor(message: str) -> RequestError:

@@ -7,8 +7,8 @@ at which it was made (13 hexadecimal digits of the monotonic clock), which is wh
 
 With `--faults` a request may do harm, for tests: see `sim_faults.py`.
 
-It speaks the outline of vLLM's chat and completion routes, its stream format and its error envelope. For tests, load
-tests and laptops.
+It speaks the outline of vLLM's routes, its stream formats and its error envelope. Unlike a model it can do
+everything: chat, vectors and scores. For tests, load tests and laptops.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import ConfigurationError
 from worker.engines.base import Capabilities, Capacity, Journal, Tokenizer, current_journal
-from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, tail_events, token_id
+from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, head_events, tail_events, token_id
 from worker.engines.sim_faults import do_harm
-from worker.engines.sim_prompts import TOKENIZER, prompt_tokens
+from worker.engines.sim_looks import LOOKS
+from worker.engines.sim_prompts import TOKENIZER
+from worker.engines.sim_requests import FORMS, Refusal, job_of
 from worker.settings import WorkerSettings
 
 VERSION = "1"
 _JSON_HEADERS = [(b"content-type", b"application/json")]
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _TURN_TOKENS = 16
-_DEFAULT_TOKENS = {"/v1/chat/completions": 64, "/v1/completions": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +128,6 @@ class _Steps:
         self._schedule(asyncio.get_running_loop())
 
 
-class _Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
-    """The request is refused with a status."""
-
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.param = param
-
-
 class SimEngine:
     """An engines.base.Engine."""
 
@@ -181,16 +172,41 @@ class SimEngine:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            job = await self._read(scope, receive)
-        except _Refusal as refusal:
-            error = {
-                "message": refusal.message,
-                "type": "BadRequestError",
-                "param": refusal.param,
-                "code": refusal.status,
-            }
-            await _reply(send, refusal.status, msgspec.json.encode({"error": error}))
-            return
+            path, fields, rid = await self._read(scope, receive)
+            if path in LOOKS:
+                await self._look(path, fields, send)
+            else:
+                await self._generate(job_of(path, fields, rid, self._options.max_model_len), send)
+        except Refusal as refusal:
+            await _reply(send, refusal.status, refusal.body())
+
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[str, dict[str, Any], str]:
+        """Path, body and id of a request. Raises Refusal."""
+        path = scope["path"]
+        if path not in FORMS and path not in LOOKS:
+            raise Refusal(404, "Not Found")
+        body = (await _body(receive)) or b"{}"
+        if self._options.faults:
+            do_harm(body, self._steps)
+        headers = dict(scope["headers"])
+        return path, msgspec.json.decode(body), headers.get(b"x-request-id", b"sim").decode()
+
+    async def _look(self, path: str, fields: dict[str, Any], send: Send) -> None:
+        """An answer that takes no steps."""
+        journal = current_journal.get()
+        self.running += 1
+        try:
+            answer, tokens = LOOKS[path](fields, self._options.name)
+            if "max_model_len" in answer:
+                answer["max_model_len"] = self._options.max_model_len
+            await self._read_prompt()
+            if journal is not None and tokens:
+                journal.usage(tokens, 0)
+            await _reply(send, 200, msgspec.json.encode(answer))
+        finally:
+            self.running -= 1
+
+    async def _generate(self, job: Job, send: Send) -> None:
         journal = current_journal.get()
         self.running += 1
         try:
@@ -201,41 +217,12 @@ class SimEngine:
         finally:
             self.running -= 1
 
-    async def _read(self, scope: Scope, receive: Receive) -> Job:
-        path = scope["path"]
-        if path not in _DEFAULT_TOKENS:
-            raise _Refusal(404, f"Not Found: {path}")
-        body = (await _body(receive)) or b"{}"
-        if self._options.faults:
-            do_harm(body, self._steps)
-        fields = msgspec.json.decode(body)
-        headers = dict(scope["headers"])
-        tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or _DEFAULT_TOKENS[path]
-        if not isinstance(tokens, int) or tokens < 1:
-            raise _Refusal(400, f"max_tokens must be at least 1, got {tokens}.", "max_tokens")
-        if fields.get("n") not in (None, 1):
-            raise _Refusal(400, "The simulated engine answers with one choice only.", "n")
-        tokens_in = prompt_tokens(fields)
-        longest = self._options.max_model_len
-        if tokens_in + tokens > longest:
-            message = (
-                f"This model's maximum context length is {longest} tokens, but {tokens_in + tokens} were asked for."
-            )
-            raise _Refusal(400, message, "input_tokens")
-        return Job(
-            rid=headers.get(b"x-request-id", b"sim").decode(),
-            chat=path == "/v1/chat/completions",
-            tokens=tokens,
-            prompt_tokens=tokens_in,
-            stream=bool(fields.get("stream")),
-            usage=bool((fields.get("stream_options") or {}).get("include_usage")),
-            created=int(time.time()),
-        )
-
     async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
         front, back = chunk_template(job, self._options.name)
         await self._read_prompt()
+        for head in head_events(job, self._options.name):
+            await send({"type": "http.response.body", "body": head, "more_body": True})
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
         text = self._text
