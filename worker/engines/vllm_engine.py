@@ -37,6 +37,8 @@ from worker.engines.base import Capabilities, Capacity, Tokenizer, current_journ
 from worker.engines.vllm_guard import Guard
 from worker.engines.vllm_log import ErrorLog
 from worker.engines.vllm_proxy import EngineProxy, Exchange, current_exchange, for_ever
+from worker.engines.vllm_reasoning import PATH as REASONING_PATH
+from worker.engines.vllm_reasoning import sending_both
 from worker.engines.vllm_tokenizer import describe, fast_tokenizer
 
 _KV_USAGE = "vllm:kv_cache_usage_perc"
@@ -57,6 +59,7 @@ class VllmEngine:
         self._log = log
         self._priorities = args.scheduling_policy == "priority"
         self.capabilities = Capabilities(journals=True, priorities=self._priorities)
+        self._reasons = False
         self._guard: Guard | None = None
         self._engine: AsyncLLM | None = None
         self._inner: ASGIApp | None = None
@@ -110,6 +113,7 @@ class VllmEngine:
         await engine.reset_mm_cache()  # profiling left dummy data there
         config = engine.vllm_config
         self._slots = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        self._reasons = bool(config.structured_outputs_config.reasoning_parser)
         tasks = await engine.get_supported_tasks()
         app = build_app(args, tasks, engine.model_config)
         proxy: Any = EngineProxy(engine, lambda: self.failure() is not None, priorities=self._priorities)
@@ -134,6 +138,8 @@ class VllmEngine:
         if self._engine is None or self._inner is None:
             raise EngineFailedError("the engine has not been started")
         exchange = Exchange(current_journal.get())
+        if self._reasons and scope["path"] == REASONING_PATH:
+            send = sending_both(send)
         token = current_exchange.set(exchange)
 
         async def guarded(message: Message) -> None:
