@@ -103,7 +103,7 @@ def _at(value: object, path: tuple[str, ...] | list[str]) -> object:
 def _deeper(value: object, most: int) -> bool:
     """Whether something lies deeper than `most` levels. Level by level, so no depth is too much for it."""
     level: list[object] = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         level = [part for one in level for part in _parts(one) if isinstance(part, (dict, list))]
         if not level:
             return False

@@ -169,10 +169,10 @@ class Draft:
 
     def valid(self, prompt: Prompt, *, output_limit: int | None = None, user: object = None) -> ValidRequest:
         """The request. `output_limit` and `user` where the fields do not say them. Raises RequestError (400)."""
-        fields = self.fields
-        limit.check_body(self.body, fields, self.limits)
-        model, stream = _checked(fields, streams=self.streams)
+        limit.check_body(self.body, self.fields, self.limits)
         salt = self._take_out()
+        fields = self.fields
+        model, stream = _checked(fields, streams=self.streams)
         n = fields.get("n")
         width = self.prompts * (n if isinstance(n, int) and n > 0 else 1)
         if width > self.most:
