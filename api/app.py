@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from api import problems
 from api.admission import Door
 from api.catalog import Catalog
+from api.document import document
 from api.drain import Drain
 from api.queues import Queues
 from api.requests import Requests
@@ -91,6 +92,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
     for routes in (completions, models, ops, request_routes, admin, lanes):
         app.include_router(routes.router)
+    app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way of doing it
     return app
 
 
