@@ -24,10 +24,11 @@ from worker.rendered import SEPARATOR, Delivered, created_of
 log = logging.getLogger(__name__)
 
 _CHAT = "/v1/chat/completions"
-_PATHS = (_CHAT, "/v1/completions")
+_RESPONSES = "/v1/responses"
+_PATHS = (_CHAT, "/v1/completions", _RESPONSES)
 _GUIDES = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _COUNTERS = ("presence_penalty", "frequency_penalty", "repetition_detection", "thinking_token_budget", "bad_words")
-_OTHERS = ("echo", "top_logprobs", "logprob_token_ids", "vllm_xargs", "watermarking")
+_OTHERS = ("include", "echo", "top_logprobs", "logprob_token_ids", "vllm_xargs", "watermarking")
 _MUST_VERIFY_IF_TRUE = (*_GUIDES, *_COUNTERS, *_OTHERS)
 _MUST_VERIFY_IF_GIVEN = ("seed", "prompt_logprobs")
 _IMPOSSIBLE = ("use_beam_search", "kv_transfer_params", "prompt_embeds")
@@ -98,7 +99,7 @@ def _several(body: dict[str, Any]) -> bool:
 
 def _must_verify(body: dict[str, Any], *, chat: bool) -> bool:
     """Whether the next token depends on more than the tokens before it, or more than tokens was delivered."""
-    response_format = body.get("response_format")
+    response_format = body.get("response_format") or _text_format(body)
     guided = isinstance(response_format, dict) and response_format.get("type") != "text"
     forced = body.get("tool_choice") not in (None, "none", "auto")
     logprobs = body.get("logprobs")
@@ -109,6 +110,12 @@ def _must_verify(body: dict[str, Any], *, chat: bool) -> bool:
         or any(body.get(name) for name in _MUST_VERIFY_IF_TRUE)
         or any(body.get(name) is not None for name in _MUST_VERIFY_IF_GIVEN)
     )
+
+
+def _text_format(body: dict[str, Any]) -> object:
+    """What a request for a response says about its form."""
+    text = body.get("text")
+    return text.get("format") if isinstance(text, dict) else None
 
 
 class Resumption:

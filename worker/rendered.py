@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from worker.rendered_responses import PREFIX, parts_of_event
+
 Part = tuple[tuple[object, ...], str | list[Any]]
 """What an event adds to one thing that a client accumulates: which thing, and the text or the items."""
 
@@ -71,6 +73,9 @@ def created_of(data: bytes) -> bytes | None:
 
 def parts_of(event: bytes) -> Iterator[Part]:
     """What one event adds; nothing for a comment. Raises ValueError when it is no chunk of a completion."""
+    named = event.startswith(PREFIX)
+    if named:
+        event = event[event.find(b"\n") + 1 :]
     if not event.startswith(b"data: "):
         if event and not event.startswith(b":"):
             raise ValueError("not an event of a completion")
@@ -80,10 +85,10 @@ def parts_of(event: bytes) -> Iterator[Part]:
         yield ("done",), [True]
         return
     try:
-        for key, value in _parts(_decode(data)):
+        for key, value in (parts_of_event if named else _parts)(_decode(data)):
             if value:
                 yield key, value
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("an event of another shape than a completion's") from error
 
 

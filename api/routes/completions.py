@@ -20,10 +20,11 @@ from shared.errors import request_too_large
 
 router = APIRouter(tags=["generation"])
 Validate = Callable[[bytes, str | None], ValidRequest]
-_FORWARDED = ("content-type", "traceparent", "tracestate")
+FORWARDED = ("content-type", "traceparent", "tracestate")
+"""Headers of the client that the engine gets."""
 
 
-async def _body(request: Request, declared: str) -> bytes:
+async def body_of(request: Request, declared: str) -> bytes:
     """The request body; `declared` is its content-length. Raises RequestError (413) as soon as it is over the limit."""
     limit: int = request.app.state.settings.max_body_bytes
     if declared.isascii() and declared.isdecimal() and int(declared) > limit:
@@ -52,12 +53,12 @@ async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool]
     state = request.app.state
     tenant = await tenant_of(request)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
-    body = await _body(request, headers.get("content-length", ""))
+    body = await body_of(request, headers.get("content-length", ""))
     try:
         valid = validate(body, headers.get("x-priority-lane"))
     except RecursionError as error:  # it could just be read, and not be written again
         raise nested_too_deeply() from error
-    forwarded = [(name, headers[name]) for name in _FORWARDED if name in headers]
+    forwarded = [(name, headers[name]) for name in FORWARDED if name in headers]
     return await state.door.enter(valid, tenant, forwarded, terms_of(headers)), valid.stream
 
 

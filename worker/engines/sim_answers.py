@@ -37,7 +37,7 @@ TEXTS: dict[str, Callable[[str, int], str]] = {"seeded": token_text, "clock": cl
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request, understood."""
+    """A request, understood. `response`: the body of one for a response."""
 
     rid: str
     chat: bool
@@ -46,6 +46,7 @@ class Job:
     stream: bool
     usage: bool
     created: int
+    response: dict[str, Any] | None = None
 
 
 def _usage(job: Job) -> dict[str, int]:
@@ -70,7 +71,32 @@ def completion(job: Job, model: str, text: str) -> dict[str, Any]:
     return {**_outline(job, model, "text_completion"), "choices": [{**end, "text": text}], "usage": _usage(job)}
 
 
-def chunk_template(job: Job, model: str) -> tuple[bytes, bytes]:
+class Chunks:
+    """The events of one answer in chunks."""
+
+    def __init__(self, job: Job, model: str) -> None:
+        self._job = job
+        self._model = model
+        self._front, self._back = _template(job, model)
+
+    def begun(self) -> list[bytes]:
+        """What comes before the prompt has been read."""
+        return []
+
+    def opening(self) -> list[bytes]:
+        """What comes before the first token."""
+        return []
+
+    def token(self, text: str) -> bytes:
+        """The event of one token."""
+        return b"%b%b%b" % (self._front, text.encode(), self._back)
+
+    def tail(self) -> list[bytes]:
+        """What comes after the last token."""
+        return _tail(self._job, self._model)
+
+
+def _template(job: Job, model: str) -> tuple[bytes, bytes]:
     """What stands before and behind a token's text in its event: JSON per token would cost more than relaying it."""
     mark = "\x00"
     choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
@@ -82,7 +108,7 @@ def chunk_template(job: Job, model: str) -> tuple[bytes, bytes]:
     return b"data: " + front, back + b"\n\n"
 
 
-def tail_events(job: Job, model: str) -> list[bytes]:
+def _tail(job: Job, model: str) -> list[bytes]:
     """The events behind the last token: finish reason, usage if asked for, [DONE]."""
     kind = "chat.completion.chunk" if job.chat else "text_completion"
     end: dict[str, Any] = {"index": 0, "finish_reason": "length", **({"delta": {}} if job.chat else {"text": ""})}

@@ -1,0 +1,159 @@
+"""Stored responses in Redis: what was asked, and how it ended. Both for as long as the setting `responses_ttl_s` says.
+
+The events are the request's log, which stays as long until a replica has kept the final object; then it is shortened to
+what any answer's log gets. Packed, since conversations are texts: msgpack, deflated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from api import problems
+from api.requests import Facts
+from api.responses import objects
+from api.responses.events import Events, refusal_in
+from api.responses.items import Items
+from api.responses.objects import Object
+from shared import errors
+from shared.errors import BrokerUnavailableError
+from shared.frames import read_log
+from shared.hot import HotClient
+from shared.keys import Keys
+from shared.states import State
+from shared.wire import END, HEAD, Meta
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 5.0
+_FASTEST = 1
+
+
+class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is stored of a response when it is asked for.
+
+    Attributes:
+        base: its object, as far as it was known.
+        items: its whole input, that of the responses before it included.
+        ids: of the items.
+        stream: it was asked for as a stream.
+        keyed: an idempotency key may ask for its log later.
+    """
+
+    base: dict[str, Any]
+    items: list[Any]
+    ids: list[str]
+    stream: bool
+    keyed: bool = False
+
+    @property
+    def input(self) -> Items:
+        """The items with their ids."""
+        return Items(self.items, self.ids)
+
+
+_encode = msgspec.msgpack.encode
+_kept = msgspec.msgpack.Decoder(Kept).decode
+_object = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored response, found."""
+
+    facts: Facts
+    kept: Kept
+    final: Object | None
+
+
+class Store:
+    """The stored responses of all replicas."""
+
+    def __init__(self, client: HotClient, *, ttl_s: int, log_ttl_s: int) -> None:
+        """`log_ttl_s`: how long events stay after the end."""
+        self._client = client
+        self._ttl_s = ttl_s
+        self._log_ttl_s = log_ttl_s
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def keep(self, keys: Keys, rid: str, kept: Kept) -> None:
+        """Stores what was asked, unless it is stored. Raises BrokerUnavailableError."""
+        packed = _packed(kept)
+        await self._call("SET", keys.response(rid), packed, "NX", "EX", str(self._ttl_s))
+
+    async def find(self, facts: Facts) -> Stored | None:
+        """A response by its request. Raises BrokerUnavailableError."""
+        keys, rid = facts.keys, facts.rid
+        kept, final = await self._call("MGET", keys.response(rid), keys.response_object(rid))
+        if kept is None:
+            return None
+        return Stored(facts, _kept(zlib.decompress(kept)), _object(zlib.decompress(final)) if final else None)
+
+    async def forget(self, keys: Keys, rid: str) -> None:
+        """Takes a response away. Raises BrokerUnavailableError."""
+        await self._call("DEL", keys.response(rid), keys.response_object(rid))
+
+    async def current(self, stored: Stored) -> Object:
+        """The object as it is now.
+
+        Raises RequestError (410) when it has ended and its answer is gone, BrokerUnavailableError.
+        """
+        if stored.final is not None:
+            return stored.final
+        facts = stored.facts
+        if not facts.terminal:
+            return {**stored.kept.base, "status": "in_progress" if facts.claims else "queued"}
+        if not facts.kept:
+            raise errors.result_expired(stored.kept.base["id"])
+        final = await self._folded(facts, stored.kept.base)
+        await self._finish(facts.keys, facts.rid, final, keyed=stored.kept.keyed)
+        return final
+
+    async def _folded(self, facts: Facts, base: Object) -> Object:
+        """The object of a response that has ended, from its log."""
+        events, at, more, refused = Events(base), 0, True, list[bytes]()
+        head, end = Meta(), Meta(state=facts.state, reason=facts.reason)
+        while more:
+            part = await read_log(self._client, facts.keys, facts.rid, at)
+            for at, frame in part.frames:  # noqa: B007 - where the next slice starts
+                head = frame.meta or head if frame.kind & HEAD else head
+                end = frame.meta or end if frame.kind & END else end
+                if refusal_in(head, b"") is None:
+                    events.take(frame.data)
+                else:
+                    refused.append(frame.data)
+            more = part.more and bool(part.frames)
+        if events.final is None:
+            fault = problems.of_end(end) if end.state != State.SUCCEEDED else None
+            events.end(end, fault, refusal_in(head, b"".join(refused)))
+        return events.final or objects.cancelled(base, events.output)
+
+    def ended(self, keys: Keys, rid: str, final: Object, *, keyed: bool) -> None:
+        """Keeps a final object, soon. If that is lost, whoever asks for it first makes it from the log."""
+        task = asyncio.create_task(self._finish(keys, rid, final, keyed=keyed))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _finish(self, keys: Keys, rid: str, final: Object, *, keyed: bool) -> None:
+        try:
+            await self._call("SET", keys.response_object(rid), _packed(final), "EX", str(self._ttl_s))
+            if not keyed:
+                await self._call("EXPIRE", keys.log(rid), str(self._log_ttl_s), "LT")
+        except BrokerUnavailableError as error:
+            log.debug("the final object of %s is not kept: %s", rid, error)
+
+    async def close(self) -> None:
+        """Ends what is being kept."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _call(self, *command: Any) -> Any:
+        return await self._client.call(*command, timeout_s=_TIMEOUT_S)
+
+
+def _packed(value: object) -> bytes:
+    return zlib.compress(_encode(value), _FASTEST)
