@@ -31,6 +31,7 @@ class ResponsesAnswer(Answer):
         self._view = view
         self._store: Store | None = None
         self._keyed = False
+        self._observed = False
         ticket.shape = view
 
     def keep_end(self, store: Store, *, keyed: bool) -> None:
@@ -41,6 +42,18 @@ class ResponsesAnswer(Answer):
         """A stream that does not wait for the engine to begin; what the engine refuses is one of its events."""
         self._ticket.relay.hung_up = hang_up_watch(request.scope.get(DIRECT_SEND))
         return self._events()
+
+    def _shaped(self, piece: bytes) -> bytes:
+        shaped = super()._shaped(piece)
+        if not self._observed:
+            self._observe_first()
+        return shaped
+
+    def _observe_first(self) -> None:
+        """The first events only say that the request has begun: what counts is the first of the answer."""
+        if not self._observed and (self._view.events.begun or not self._stream):
+            self._observed = True
+            super()._observe_first()
 
     def _error_event(self, fault: RequestError) -> bytes:
         return self._view.events.opening() + self._view.events.fault(fault)

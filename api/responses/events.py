@@ -37,6 +37,7 @@ class Events:
     Attributes:
         base: the object as it was asked for.
         final: the object as the engine has ended it; None until then.
+        begun: whether there is anything of the answer.
         ended: whether a terminal event has been made.
     """
 
@@ -44,6 +45,7 @@ class Events:
         """`after`: the number of the last event that the reader has; it gets the later ones."""
         self.base = base
         self.final: Object | None = None
+        self.begun = False
         self.ended = False
         self._after = after
         self._number = 0
@@ -83,6 +85,7 @@ class Events:
         if kind == "response.created" and self.base["background"]:
             return b""  # it has one already
         if "output_index" in event:
+            self.begun = True
             self._name(kind, event)
         elif isinstance(event.get("response"), dict):
             kind = self._state(kind, event)
