@@ -26,6 +26,7 @@ _OURS = frozenset(
 _NOT_FOR_CLIENTS = frozenset(("request_id", "priority", "kv_transfer_params", "ec_transfer_params"))
 """Fields of vLLM's that would let a client name, order or move what is not its own."""
 _MOST_METADATA, _KEY_CHARS, _VALUE_CHARS = 16, 64, 512
+_SPARE_LEVELS = 200
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 
@@ -49,13 +50,14 @@ class Asked:
     def valid(self, before: Items, lane_header: str | None, limit_bytes: int) -> ValidRequest:
         """The request that goes on the queue, behind the items of the conversation `before`.
 
-        Raises RequestError: 400 for a lane that there is not, 413 when the conversation is over the limit.
+        Raises RequestError: 400 for a lane that there is not, 413 when the conversation is over the limit. Raises
+        RecursionError when it is nested so deeply that it could not be read and written everywhere.
         """
         fields = self.fields
         asked = {name: value for name, value in fields.items() if name not in _OURS | _NOT_FOR_CLIENTS}
         if before is not NONE:
             asked["input"] = [*before.items, *self.own]
-        body = msgspec.json.encode({**asked, "stream": True, "store": False})
+        body = _encoded({**asked, "stream": True, "store": False})
         if len(body) > limit_bytes:
             raise errors.request_too_large(limit_bytes)
         lane = asked_lane(lane_header, fields.get("service_tier"))
@@ -103,6 +105,14 @@ def asked_of(body: bytes) -> Asked:
         store=store,
         previous=fields.get("previous_response_id") or "",
     )
+
+
+def _encoded(fields: dict[str, Any]) -> bytes:
+    """JSON; with room for as many levels more as whoever reads or writes it later may need."""
+    nested: object = fields
+    for _ in range(_SPARE_LEVELS):
+        nested = [nested]
+    return msgspec.json.encode(nested)[_SPARE_LEVELS:-_SPARE_LEVELS]
 
 
 def _flag(fields: dict[str, Any], name: str, *, default: bool = False) -> bool:

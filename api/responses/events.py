@@ -36,6 +36,7 @@ class Events:
 
     Attributes:
         base: the object as it was asked for.
+        refusal: what the engine has said instead of an end, if so.
         final: the object as the engine has ended it; None until then.
         begun: whether there is anything of the answer.
         ended: whether a terminal event has been made.
@@ -45,6 +46,7 @@ class Events:
         """`after`: the number of the last event that the reader has; it gets the later ones."""
         self.base = base
         self.final: Object | None = None
+        self.refusal: RequestError | None = None
         self.begun = False
         self.ended = False
         self._after = after
@@ -53,7 +55,6 @@ class Events:
         self._things: dict[int, dict[str, str]] = {}  # by output index: type and ids, as they were said first
         self._renamed: dict[str, str] = {}
         self._done: dict[int, Any] = {}
-        self._refusal: RequestError | None = None
 
     @property
     def output(self) -> list[Any]:
@@ -80,7 +81,7 @@ class Events:
         kind = str(event.pop("type", ""))
         if "error" in event and not kind:
             fault = b"data: %b\n\n" % _encode({"error": event["error"]})
-            self._refusal = problems.of_first_event(fault)
+            self.refusal = problems.of_first_event(fault)
             return b""
         if kind == "response.created" and self.base["background"]:
             return b""  # it has one already
@@ -139,7 +140,7 @@ class Events:
         out = self.opening()
         if self.ended:
             return out
-        error = fault or refusal or self._refusal or errors.engine_error("The engine's answer has no end.")
+        error = fault or refusal or self.refusal or errors.engine_error("The engine's answer has no end.")
         out += self.fault(error)
         if end.state != "cancelled":
             self.final = objects.failed(self.base, error, self.output)

@@ -1,13 +1,15 @@
-"""Stored responses in Redis: what was asked, and how it ended. Both for as long as the setting `responses_ttl_s` says.
+"""Stored responses in Redis: what was asked, and how it ended. Both for `responses_ttl_s` from the end on.
 
 The events are the request's log, which stays as long until a replica has kept the final object; then it is shortened to
-what any answer's log gets. Packed, since conversations are texts: msgpack, deflated.
+what any answer's log gets. Packed, since conversations are texts: JSON (its numbers may be longer than msgpack's),
+deflated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 5.0
 _FASTEST = 1
+_INLINE_BYTES = 131_072
 
 
 class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,9 +60,9 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
         return Items(self.items, self.ids)
 
 
-_encode = msgspec.msgpack.encode
-_kept = msgspec.msgpack.Decoder(Kept).decode
-_object = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.encode
+_kept = msgspec.json.Decoder(Kept).decode
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,13 @@ class Store:
         self._log_ttl_s = log_ttl_s
         self._running: set[asyncio.Task[None]] = set()
 
-    async def keep(self, keys: Keys, rid: str, kept: Kept) -> None:
-        """Stores what was asked, unless it is stored. Raises BrokerUnavailableError."""
-        packed = _packed(kept)
-        await self._call("SET", keys.response(rid), packed, "NX", "EX", str(self._ttl_s))
+    async def keep(self, keys: Keys, rid: str, kept: Kept, *, lasts_s: float) -> None:
+        """Stores what was asked, unless it is stored. Raises BrokerUnavailableError.
+
+        `lasts_s`: how long the request may take.
+        """
+        packed = await _packed(kept)
+        await self._call("SET", keys.response(rid), packed, "NX", "EX", str(self._ttl_s + math.ceil(lasts_s)))
 
     async def find(self, facts: Facts) -> Stored | None:
         """A response by its request. Raises BrokerUnavailableError."""
@@ -92,7 +98,7 @@ class Store:
         kept, final = await self._call("MGET", keys.response(rid), keys.response_object(rid))
         if kept is None:
             return None
-        return Stored(facts, _kept(zlib.decompress(kept)), _object(zlib.decompress(final)) if final else None)
+        return Stored(facts, _kept(await _unpacked(kept)), _object(await _unpacked(final)) if final else None)
 
     async def forget(self, keys: Keys, rid: str) -> None:
         """Takes a response away. Raises BrokerUnavailableError."""
@@ -141,7 +147,8 @@ class Store:
 
     async def _finish(self, keys: Keys, rid: str, final: Object, *, keyed: bool) -> None:
         try:
-            await self._call("SET", keys.response_object(rid), _packed(final), "EX", str(self._ttl_s))
+            await self._call("SET", keys.response_object(rid), await _packed(final), "EX", str(self._ttl_s))
+            await self._call("EXPIRE", keys.response(rid), str(self._ttl_s))
             if not keyed:
                 await self._call("EXPIRE", keys.log(rid), str(self._log_ttl_s), "LT")
         except BrokerUnavailableError as error:
@@ -155,5 +162,13 @@ class Store:
         return await self._client.call(*command, timeout_s=_TIMEOUT_S)
 
 
-def _packed(value: object) -> bytes:
-    return zlib.compress(_encode(value), _FASTEST)
+async def _packed(value: object) -> bytes:
+    """A long one in a thread: a conversation of megabytes would hold up the event loop."""
+    plain = _encode(value)
+    if len(plain) > _INLINE_BYTES:
+        return await asyncio.to_thread(zlib.compress, plain, _FASTEST)
+    return zlib.compress(plain, _FASTEST)
+
+
+async def _unpacked(packed: bytes) -> bytes:
+    return zlib.decompress(packed) if len(packed) < _INLINE_BYTES else await asyncio.to_thread(zlib.decompress, packed)

@@ -63,13 +63,12 @@ class View(Shape):
 
     def whole(self, body: bytes) -> bytes:
         """See Shape: the object."""
-        head, end = self._relay.head, self._relay.end
+        head = self._relay.head
         if head is None or head.status != _OK:
             return body
         if self._relay.rid != self._rid:
             self._follow_another()
         self.events.take(body)
         if self.events.final is None:
-            self.events.end(end or Meta(), None, None)
-            raise errors.engine_error("The engine's answer has no end.")
+            raise self.events.refusal or errors.engine_error("The engine's answer has no end.")
         return msgspec.json.encode(self.events.final)

@@ -26,6 +26,7 @@ from api.schemas import nested_too_deeply
 from api.ticket import Ticket
 from shared import errors
 from shared.errors import RequestError, invalid_request
+from shared.lanes import Lane
 
 router = APIRouter(tags=["responses"])
 Tenant = Annotated[str, Depends(tenant_of)]
@@ -100,7 +101,8 @@ async def _keep(request: Request, ticket: Ticket, kept: Kept) -> None:
     """Stores what was asked, before its client can know the id. When that fails, the request must not go on."""
     state = request.app.state
     try:
-        await state.responses.keep(ticket.keys, ticket.rid, kept)
+        lasts_s = state.settings.request_timeouts_s[Lane(ticket.lane)]
+        await state.responses.keep(ticket.keys, ticket.rid, kept, lasts_s=lasts_s)
     except BaseException:
         ticket.stays = False
         state.door.leave(ticket)

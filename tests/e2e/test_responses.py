@@ -411,3 +411,20 @@ async def test_the_lane_of_the_header_counts(here: AsyncOpenAI) -> None:
     assert raw.headers["x-penstock-lane"] == "batch"
     assert raw.headers["x-penstock-request"] == rid_of(raw.parse().id)
     assert raw.parse().service_tier == "flex"
+
+
+async def test_what_is_huge_or_deep_is_stored_or_refused(here: AsyncOpenAI) -> None:
+    big: Any = [{"role": "user", "content": "x", "number": 10**40}]
+    made = await here.responses.create(model="sim", input=big)
+    assert (await here.responses.input_items.list(made.id)).data[0].to_dict()["number"] == 10**40
+    for depth in (100, 300, 600, 900, 980, 1_000, 2_000, 100_000):
+        deep = "[" * depth + "]" * depth
+        for field in ("input", "tools"):
+            answer = await _raw(here, f'{{"model": "sim", "input": "x", "{field}": {deep}}}')
+            assert answer.status_code in {200, 400}, (depth, field, answer.text)
+
+
+async def _raw(client: AsyncOpenAI, body: str) -> httpx.Response:
+    headers = {"Authorization": "Bearer alpha", "Content-Type": "application/json"}
+    async with httpx.AsyncClient(headers=headers, timeout=30) as http:
+        return await http.post(f"{client.base_url}responses", content=body)
