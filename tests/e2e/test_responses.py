@@ -220,6 +220,50 @@ async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: Asy
     assert made.output_text == answer_text(rid_of(made.id), 60)
 
 
+async def test_what_cannot_be_gone_on_with_is_an_error_and_a_failed_response(
+    here: AsyncOpenAI, there: AsyncOpenAI, stack: Stack
+) -> None:
+    """Tokens that say when they were made are other ones the second time."""
+    command = ("--model", "clock", "--max-active", "8", "--", "--ttft-ms", "20", "--itl-ms", "10", "--text", "clock")
+    victim = stack.worker(*command)
+    asked: dict[str, Any] = {**SIM, "model": "clock", "max_output_tokens": 500, "background": True, "stream": True}
+    stream = await here.responses.create(**asked)
+    events: list[Any] = []
+    async for event in stream:
+        events.append(event)
+        if len(events) == 20:
+            victim.kill()
+            stack.worker(*command)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    *_, error, failed = events
+    assert (error.type, error.code) == ("error", "worker_lost")
+    assert (failed.type, failed.response.status, failed.response.error.code) == (
+        "response.failed",
+        "failed",
+        "server_error",
+    )
+    again = [event async for event in await there.responses.retrieve(failed.response.id, stream=True)]
+    assert [event.to_dict() for event in again] == [event.to_dict() for event in events]
+    assert (await there.responses.retrieve(failed.response.id)).to_dict() == failed.response.to_dict()
+
+
+async def test_prompts_are_counted_as_the_engine_counts_them(here: AsyncOpenAI, stack: Stack) -> None:
+    await here.responses.create(**SIM)  # by then the tokenizer is there
+    before = stack.apis[0].metric("penstock_prompt_tokens_counted_total", how="tokenizer")
+    made = await here.responses.create(
+        model="sim",
+        instructions="be very brief",
+        input=[
+            {"role": "user", "content": [{"type": "input_text", "text": "one two three"}]},
+            {"role": "assistant", "content": "four"},
+            {"role": "user", "content": "five six"},
+        ],
+    )
+    assert made.usage is not None
+    after = stack.apis[0].metric("penstock_prompt_tokens_counted_total", how="tokenizer")
+    assert after - before == made.usage.input_tokens == 2 + 4 * 3 + 3 + 3 + 1 + 2
+
+
 async def test_a_background_response_is_cancelled_wherever_it_is_and_again_without_effect(
     here: AsyncOpenAI, there: AsyncOpenAI
 ) -> None:
