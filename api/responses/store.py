@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 5.0
 _FASTEST = 1
+_LAST_EVENT = b'"type":"response.completed"}\n\n'
 _INLINE_BYTES = 131_072
 
 
@@ -111,17 +112,25 @@ class Store:
         """
         if stored.final is not None:
             return stored.final
-        facts = stored.facts
+        facts, base = stored.facts, stored.kept.base
         if not facts.terminal:
-            return {**stored.kept.base, "status": "in_progress" if facts.claims else "queued"}
+            # its readers may have seen the end already, which the record says a moment later
+            said = await self._folded(facts, base) if await self._says_its_end(facts) else None
+            return said or {**base, "status": "in_progress" if facts.claims else "queued"}
         if not facts.kept:
-            raise errors.result_expired(stored.kept.base["id"])
-        final = await self._folded(facts, stored.kept.base)
+            raise errors.result_expired(base["id"])
+        final = await self._folded(facts, base) or base
         await self._finish(facts.keys, facts.rid, final, keyed=stored.kept.keyed)
         return final
 
-    async def _folded(self, facts: Facts, base: Object) -> Object:
-        """The object of a response that has ended, from its log."""
+    async def _says_its_end(self, facts: Facts) -> bool:
+        """Whether the log of a running response ends with the engine's last event."""
+        if not (facts.kept and facts.claims):
+            return False
+        return _LAST_EVENT in await self._call("GETRANGE", facts.keys.log(facts.rid), str(-2 * len(_LAST_EVENT)), "-1")
+
+    async def _folded(self, facts: Facts, base: Object) -> Object | None:
+        """The object of a response that has ended, from its log; None for one that has not."""
         events, at, more, refused = Events(base), 0, True, list[bytes]()
         head, end = Meta(), Meta(state=facts.state, reason=facts.reason)
         while more:
@@ -134,9 +143,10 @@ class Store:
                 else:
                     refused.append(frame.data)
             more = part.more and bool(part.frames)
-        if events.final is None:
-            fault = problems.of_end(end) if end.state != State.SUCCEEDED else None
-            events.end(end, fault, refusal_in(head, b"".join(refused)))
+        if not facts.terminal:
+            return events.final
+        fault = problems.of_end(end) if end.state != State.SUCCEEDED else None
+        events.end(end, fault, refusal_in(head, b"".join(refused)))  # nothing, where the engine has said the end
         return events.final or objects.cancelled(base, events.output)
 
     def ended(self, keys: Keys, rid: str, final: Object, *, keyed: bool) -> None:
