@@ -44,7 +44,7 @@ _BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
 
-def ticket_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
+def _ticket_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
     """What every generation's response says about itself."""
     rid, lane = ticket.rid.encode(), ticket.lane.encode()
     headers = [(b"x-request-id", rid), (b"x-penstock-request", rid), (b"x-penstock-lane", lane)]
@@ -62,8 +62,7 @@ def _engine_headers(head: Meta | None) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in head.headers if name not in _HOP_HEADERS]
 
 
-def as_text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers as FastAPI's responses take them."""
+def _as_text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
 
 
@@ -111,7 +110,7 @@ class Answer:
     def _problem(self, error: RequestError) -> Response:
         self._leave(error.code)
         REJECTED.labels(code=error.code).inc()
-        return problems.response(error, as_text(ticket_headers(self._ticket)))
+        return problems.response(error, _as_text(_ticket_headers(self._ticket)))
 
     def _events(self) -> EventStream:
         head = self._ticket.relay.head
@@ -121,7 +120,7 @@ class Answer:
             over=lambda: self._leave("client_gone"),
             direct=self._ticket.shape is None,
             status=head.status if head else 200,
-            headers=[*_engine_headers(head), *ticket_headers(self._ticket), *_STREAM_HEADERS],
+            headers=[*_engine_headers(head), *_ticket_headers(self._ticket), *_STREAM_HEADERS],
             settings=self._settings,
         )
 
@@ -198,13 +197,13 @@ class Answer:
         self._leave("succeeded")
         if head is None:
             return Response(status_code=_BAD_GATEWAY)
-        ours = ticket_headers(self._ticket)
+        ours = _ticket_headers(self._ticket)
         if head.status >= _FIRST_ERROR_STATUS:
-            return problems.response(problems.of_refusal(head.status, body), as_text(ours))
+            return problems.response(problems.of_refusal(head.status, body), _as_text(ours))
         kind = next((value for name, value in head.headers if name == "content-type"), _JSON_TYPE)
         if self._ticket.shape is not None:
             kind = _JSON_TYPE
-        return Response(body, head.status, as_text([*_engine_headers(head), *ours]), kind)
+        return Response(body, head.status, _as_text([*_engine_headers(head), *ours]), kind)
 
     async def _fault(self, end: Meta) -> RequestError:
         """What the client is told of an end without an answer."""
@@ -215,6 +214,11 @@ class Answer:
     def _unheard(self) -> Response:
         self._leave("client_gone")
         return Response(status_code=499)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response says about its request."""
+        return _as_text(_ticket_headers(self._ticket))
 
     def _observe_first(self) -> None:
         ticket = self._ticket

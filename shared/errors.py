@@ -108,13 +108,6 @@ def not_found(what: str) -> RequestError:
     return RequestError(404, "not_found", f"{what} was not found.")
 
 
-def previous_response_not_found(response: str) -> RequestError:
-    """400, as OpenAI has it: there is no such response to go on with, or it belongs to somebody else."""
-    message = f"Previous response with id `{response[:64]}` not found."
-    param = "previous_response_id"
-    return RequestError(400, "previous_response_not_found", message, param=param, should_retry=False)
-
-
 def invalid_cursor(message: str) -> RequestError:
     """400: a stream cannot be gone on with from there."""
     return RequestError(400, "invalid_cursor", message, param="Last-Event-ID", should_retry=False)
@@ -130,6 +123,13 @@ def result_expired(rid: str) -> RequestError:
     """410: the request was there, its answer is not kept any more."""
     message = f"The answer of {rid} is not kept any more. Send the request again, under a new idempotency key if any."
     return RequestError(410, "result_expired", message, should_retry=False)
+
+
+def previous_response_not_found(response: str) -> RequestError:
+    """400, as OpenAI has it: there is no such response to go on with, or it belongs to somebody else."""
+    message = f"Previous response with id `{response[:64]}` not found."
+    param = "previous_response_id"
+    return RequestError(400, "previous_response_not_found", message, param=param, should_retry=False)
 
 
 def idempotency_key_mismatch() -> RequestError:

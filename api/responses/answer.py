@@ -13,14 +13,13 @@ from api.responses.objects import Object
 from api.responses.store import Store
 from api.responses.view import View
 from api.settings import ApiSettings
-from api.sse import Answer, as_text, ticket_headers
+from api.sse import Answer
 from api.ticket import Ticket
 from api.transport import hang_up_watch
 from shared.errors import RequestError
-from shared.metrics import FINISHED, child
 from shared.wire import Meta
 
-JSON_TYPE = "application/json"
+_JSON_TYPE = "application/json"
 
 
 class ResponsesAnswer(Answer):
@@ -42,6 +41,11 @@ class ResponsesAnswer(Answer):
         """A stream that does not wait for the engine to begin; what the engine refuses is one of its events."""
         self._ticket.relay.hung_up = hang_up_watch(request.scope.get(DIRECT_SEND))
         return self._events()
+
+    def accepted(self, body: Object) -> Response:
+        """The response to a request that goes on in background."""
+        self._leave("background")
+        return Response(json.dumps(body), 200, self.headers, _JSON_TYPE)
 
     def _shaped(self, piece: bytes) -> bytes:
         shaped = super()._shaped(piece)
@@ -66,10 +70,3 @@ class ResponsesAnswer(Answer):
         if self._store is not None and final is not None and not self._left:
             self._store.ended(self._ticket.keys, self._ticket.rid, final, keyed=self._keyed)
         super()._leave(outcome)
-
-
-def accepted(door: Door, ticket: Ticket, body: Object) -> Response:
-    """The answer to a request that goes on in background."""
-    door.leave(ticket)
-    child(FINISHED, ticket.lane, ticket.model, "background").inc()
-    return Response(json.dumps(body), 200, as_text(ticket_headers(ticket)), JSON_TYPE)

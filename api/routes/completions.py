@@ -20,8 +20,7 @@ from shared.errors import request_too_large
 
 router = APIRouter(tags=["generation"])
 Validate = Callable[[bytes, str | None], ValidRequest]
-FORWARDED = ("content-type", "traceparent", "tracestate")
-"""Headers of the client that the engine gets."""
+_FORWARDED = ("content-type", "traceparent", "tracestate")
 
 
 async def body_of(request: Request, declared: str) -> bytes:
@@ -58,7 +57,7 @@ async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool]
         valid = validate(body, headers.get("x-priority-lane"))
     except RecursionError as error:  # it could just be read, and not be written again
         raise nested_too_deeply() from error
-    forwarded = [(name, headers[name]) for name in FORWARDED if name in headers]
+    forwarded = [(name, headers[name]) for name in _FORWARDED if name in headers]
     return await state.door.enter(valid, tenant, forwarded, terms_of(headers)), valid.stream
 
 

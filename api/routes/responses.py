@@ -15,13 +15,13 @@ from api.auth import tenant_of
 from api.idempotency import Terms, terms_of
 from api.requests import Facts
 from api.responses import items
-from api.responses.answer import ResponsesAnswer, accepted
+from api.responses.answer import ResponsesAnswer
 from api.responses.asked import Asked, asked_of
 from api.responses.ids import not_found, request_id
 from api.responses.objects import base_of
 from api.responses.store import Kept, Stored
 from api.responses.view import View
-from api.routes.completions import FORWARDED, body_of
+from api.routes.completions import body_of
 from api.schemas import nested_too_deeply
 from api.ticket import Ticket
 from shared import errors
@@ -31,6 +31,8 @@ from shared.lanes import Lane
 router = APIRouter(tags=["responses"])
 Tenant = Annotated[str, Depends(tenant_of)]
 
+_JSON = ("content-type", "application/json")
+_FORWARDED = ("traceparent", "tracestate")
 _CANCEL_S = 5.0
 _CANCEL_PAUSE_S = 0.05
 _ENDED_WELL = ("completed", "incomplete")
@@ -59,17 +61,17 @@ async def _admitted(request: Request) -> tuple[ResponsesAnswer | Response, str]:
     except RecursionError as error:  # it could just be read, and not be written again
         raise nested_too_deeply() from error
     terms = _terms(headers, asked, max(state.settings.responses_ttl_s, state.settings.result_ttl_s))
-    forwarded = [(name, headers[name]) for name in FORWARDED if name in headers]
+    forwarded = [_JSON, *((name, headers[name]) for name in _FORWARDED if name in headers)]
     ticket: Ticket = await state.door.enter(valid, tenant, forwarded, terms)
     base = base_of(asked, ticket.rid, ticket.model, ticket.lane)
     if asked.store:
         whole = before + items.named(asked.own, ticket.rid)
         await _keep(request, ticket, Kept(base, whole.items, whole.ids, asked.stream, bool(terms.key)))
-    if asked.background and not asked.stream:
-        own = ticket.status in {"", "created"}
-        return accepted(state.door, ticket, base if own else await _current(request, ticket.rid, tenant)), ""
     view = View(base, ticket.relay, stream=asked.stream)
     answer = ResponsesAnswer(state.door, ticket, state.settings, view, stream=asked.stream)
+    if asked.background and not asked.stream:
+        own = ticket.status in {"", "created"}
+        return answer.accepted(base if own else await _current(request, ticket.rid, tenant)), ""
     if asked.store:
         answer.keep_end(state.responses, keyed=bool(terms.key))
     return answer, "at once" if asked.background else "when it begins"

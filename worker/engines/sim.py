@@ -26,10 +26,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import ConfigurationError
 from worker.engines import sim_responses
 from worker.engines.base import Capabilities, Capacity, Journal, Tokenizer, current_journal
-from worker.engines.sim_answers import TEXTS, Chunks, Job, completion, token_id
+from worker.engines.sim_answers import TEXTS, Job, completion, token_id
 from worker.engines.sim_faults import do_harm
 from worker.engines.sim_prompts import TOKENIZER, prompt_tokens
 from worker.engines.sim_steps import Steps
+from worker.engines.sim_streams import telling_of
 from worker.settings import WorkerSettings
 
 VERSION = "1"
@@ -195,8 +196,7 @@ class SimEngine:
 
     async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        name = self._options.name
-        answer = Chunks(job, name) if job.response is None else sim_responses.Events(job, name, job.response)
+        answer = telling_of(job, self._options.name)
         await _send_all(send, answer.begun())
         await self._read_prompt()
         if journal is not None:

@@ -71,32 +71,7 @@ def completion(job: Job, model: str, text: str) -> dict[str, Any]:
     return {**_outline(job, model, "text_completion"), "choices": [{**end, "text": text}], "usage": _usage(job)}
 
 
-class Chunks:
-    """The events of one answer in chunks."""
-
-    def __init__(self, job: Job, model: str) -> None:
-        self._job = job
-        self._model = model
-        self._front, self._back = _template(job, model)
-
-    def begun(self) -> list[bytes]:
-        """What comes before the prompt has been read."""
-        return []
-
-    def opening(self) -> list[bytes]:
-        """What comes before the first token."""
-        return []
-
-    def token(self, text: str) -> bytes:
-        """The event of one token."""
-        return b"%b%b%b" % (self._front, text.encode(), self._back)
-
-    def tail(self) -> list[bytes]:
-        """What comes after the last token."""
-        return _tail(self._job, self._model)
-
-
-def _template(job: Job, model: str) -> tuple[bytes, bytes]:
+def chunk_template(job: Job, model: str) -> tuple[bytes, bytes]:
     """What stands before and behind a token's text in its event: JSON per token would cost more than relaying it."""
     mark = "\x00"
     choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
@@ -108,7 +83,7 @@ def _template(job: Job, model: str) -> tuple[bytes, bytes]:
     return b"data: " + front, back + b"\n\n"
 
 
-def _tail(job: Job, model: str) -> list[bytes]:
+def tail_events(job: Job, model: str) -> list[bytes]:
     """The events behind the last token: finish reason, usage if asked for, [DONE]."""
     kind = "chat.completion.chunk" if job.chat else "text_completion"
     end: dict[str, Any] = {"index": 0, "finish_reason": "length", **({"delta": {}} if job.chat else {"text": ""})}

@@ -38,6 +38,13 @@ TOKENIZER = Tokenizer(
 )
 
 
+def _items(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation that a request for a response brings."""
+    sent, instructions = fields["input"], fields.get("instructions")
+    items = [{"content": sent}] if isinstance(sent, str) else [item for item in sent if isinstance(item, dict)]
+    return [{"content": instructions}, *items] if instructions else items
+
+
 def prompt_tokens(fields: dict[str, Any]) -> int:
     """Tokens of all prompts in a request's body: of its conversation, or of its prompts, be they texts or token ids."""
     messages = _items(fields) if "input" in fields else fields.get("messages")
@@ -47,13 +54,6 @@ def prompt_tokens(fields: dict[str, Any]) -> int:
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
         return len(prompt)
     return sum(map(_tokens, prompt)) if isinstance(prompt, list) else _tokens(prompt)
-
-
-def _items(fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """The conversation that a request for a response brings."""
-    sent, instructions = fields["input"], fields.get("instructions")
-    items = [{"content": sent}] if isinstance(sent, str) else [item for item in sent if isinstance(item, dict)]
-    return [{"content": instructions}, *items] if instructions else items
 
 
 def _tokens(prompt: object) -> int:
