@@ -156,7 +156,8 @@ class Door:
         ticket.lane = found.lane or ticket.lane
         self._channels.unsubscribe(keys.channel(relay.rid), relay)
         relay.rid = ticket.rid = found.rid
-        ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
+        if ticket.shape is None or not ticket.shape.stays:
+            ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
         relay.send_now = None  # what comes from now on has to be brought into shape
         await self._channels.subscribe(keys.channel(found.rid), relay)
         relay.on_gap()
@@ -234,7 +235,7 @@ class Door:
         rejects = settings.queue_modes[lane] == "reject" and bool(pool.workers)
         tenant = sharing_tenant(caller, valid.user)
         fingerprint = valid.fingerprint(tenant)
-        keep_s = settings.idempotency_ttl_s if terms.key else 0
+        keep_s = max(terms.keep_s, settings.idempotency_ttl_s if terms.key else 0)
         return Admission(
             rid=rid,
             fingerprint=fingerprint,

@@ -25,7 +25,11 @@ _FILE = Path(__file__).with_name("openapi.json")
 _JSON, _EVENTS = "application/json", "text/event-stream"
 _SCHEMAS = "#/components/schemas/"
 _OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
-_ADMIN, _REQUESTS, _MODELS = "/v1/admin", "/v1/requests", "/v1/models"
+_ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
+_RESPONSE_EVENT = (
+    'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
+    '"output_index":0,"content_index":0,"delta":"Yes","logprobs":[],"sequence_number":4}\n\n'
+)
 _DESCRIPTION = (
     "Requests wait in a queue for a worker with an engine inside; engines answer. What an engine refuses keeps its "
     "status and words. Every response has an `x-request-id`; what an engine answers also `x-penstock-request`, "
@@ -112,6 +116,7 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
         )
         if route.streams:
             answers["200"]["content"][_EVENTS] = {"schema": {"type": "string"}, "example": _stream_of(path)}
+    _complete_responses(operation, path, whole)
     if path == f"{_REQUESTS}/{{rid}}/events":
         answers["200"] = _text("The events.", _EVENTS, _stream_of("/v1/chat/completions"))
     if path == "/metrics":
@@ -123,6 +128,17 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
             [{"bearer": []}, {"key": []}] if path.startswith(_ADMIN) else [{"bearer": []}, {"key": []}, {}]
         )
         _add_errors(answers, path)
+
+
+def _complete_responses(operation: Operation, path: str, whole: dict[str, Any]) -> None:
+    """What the routes of `routes/responses.py` take and answer beyond their objects."""
+    if path in {_RESPONSES, f"{_RESPONSES}/{{response}}"} and "content" in operation["responses"]["200"]:
+        content = operation["responses"]["200"]["content"]
+        content[_EVENTS] = {"schema": {"type": "string"}, "example": _RESPONSE_EVENT}
+    if path == _RESPONSES:
+        operation.setdefault("parameters", []).extend(
+            {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"]
+        )
 
 
 def _content(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +162,10 @@ def _stream_of(path: str) -> str:
 def _errors_of(path: str) -> Iterable[RequestError]:
     if path in BY_PATH:
         return (*_ANSWERED, *_KEYS, *_AWAY)
+    if path == _RESPONSES:
+        return (*_ANSWERED, errors.previous_response_not_found("resp_0_4f1c"), *_KEYS, *_AWAY)
+    if path.startswith(_RESPONSES):
+        return (*_ASKED, errors.result_expired("resp_0_4f1c"), *_KEYS, *_AWAY)
     if path.startswith(_ADMIN):
         return (*_ASKED, *_KEYS, *_AWAY, _CLOSED)
     if path.startswith(_REQUESTS):

@@ -80,7 +80,8 @@ def _schemas(fields: dict[str, Any]) -> Iterator[tuple[str, object]]:
             yield name, found
     tools = fields.get("tools")
     for tool in tools if isinstance(tools, list) else ():
-        if (found := _at(tool, ("function", "parameters")) or _at(tool, ("input_schema",))) is not None:
+        ways = (("function", "parameters"), ("input_schema",), ("parameters",))
+        if (found := next(filter(None, (_at(tool, way) for way in ways)), None)) is not None:
             yield "tools", found
 
 
@@ -89,6 +90,7 @@ _PLACES = (
     ("structured_outputs", "json"),
     ("guided_json",),
     ("output_config", "format", "schema"),
+    ("text", "format", "schema"),
 )
 
 

@@ -76,6 +76,9 @@ class ApiSettings(Settings):
     idempotency_ttl_s: int = Field(
         86_400, ge=10, description="seconds for which the answer of a request with an Idempotency-Key stays"
     )
+    responses_ttl_s: int = Field(
+        86_400, ge=10, description="seconds for which a response of /v1/responses can be retrieved and gone on with"
+    )
     heartbeat_s: float = Field(10, gt=0, description="seconds between comments on a silent stream")
     redis_grace_s: float = Field(30, gt=0, description="seconds for which streams wait for a Redis that is away")
     memory_limit: float = Field(

@@ -22,6 +22,9 @@ _OK = 200
 class Shape:
     """Turns one answer into the form that one reader wants."""
 
+    stays = False
+    """Whether it stays when its reader is given another request to follow."""
+
     def __init__(self, relay: Relay, *, stream: bool, usage: bool | None = None) -> None:
         """`usage`: whether the reader of a stream wants it; None: as it is."""
         self._relay = relay

@@ -154,8 +154,7 @@ class Answer:
         except (RequestError, BrokerUnavailableError) as error:
             fault = error if isinstance(error, RequestError) else broker_unavailable()
             outcome = fault.code
-            problems.note(fault, self._path)
-            yield dialects.event(fault, self._path)
+            yield self._error_event(fault)
         finally:
             self._leave(outcome)
 
@@ -177,6 +176,11 @@ class Answer:
             self._observe_first()
         elif self._ticket.shape is None:
             self._ticket.shape = Shape(self._ticket.relay, stream=True)
+
+    def _error_event(self, fault: RequestError) -> bytes:
+        """The last event of a stream that breaks off."""
+        problems.note(fault, self._path)
+        return dialects.event(fault, self._path)
 
     async def _last_event(self, end: Meta) -> bytes:
         """What follows the answer's own events."""
@@ -219,6 +223,11 @@ class Answer:
     def _unheard(self) -> Response:
         self._leave("client_gone")
         return Response(status_code=499)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response says about its request."""
+        return _as_text(_ticket_headers(self._ticket, self._path))
 
     def _observe_first(self) -> None:
         ticket = self._ticket

@@ -154,6 +154,13 @@ def result_expired(rid: str) -> RequestError:
     return RequestError(410, "result_expired", message, should_retry=False)
 
 
+def previous_response_not_found(response: str) -> RequestError:
+    """400, as OpenAI has it: there is no such response to go on with, or it belongs to somebody else."""
+    message = f"Previous response with id `{response[:64]}` not found."
+    param = "previous_response_id"
+    return RequestError(400, "previous_response_not_found", message, param=param, should_retry=False)
+
+
 def idempotency_key_mismatch() -> RequestError:
     """422: the key was used for another request."""
     message = "This idempotency key was used with another request. Use a new key for a new request."

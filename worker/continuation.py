@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 _CHAT = "/v1/chat/completions"
 _MESSAGES = "/v1/messages"
-_PATHS = (_CHAT, "/v1/completions", _MESSAGES)
+_PATHS = (_CHAT, "/v1/completions", _MESSAGES, "/v1/responses")
 _GUIDES = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _COUNTERS = ("presence_penalty", "frequency_penalty", "repetition_detection", "thinking_token_budget", "bad_words")
-_OTHERS = ("echo", "top_logprobs", "logprob_token_ids", "vllm_xargs", "watermarking")
+_OTHERS = ("include", "echo", "top_logprobs", "logprob_token_ids", "vllm_xargs", "watermarking")
 _MUST_VERIFY_IF_TRUE = (*_GUIDES, *_COUNTERS, *_OTHERS)
 _MUST_VERIFY_IF_GIVEN = ("seed", "prompt_logprobs")
 _IMPOSSIBLE = ("use_beam_search", "kv_transfer_params", "prompt_embeds")
@@ -110,7 +110,7 @@ def _must_verify(body: dict[str, Any], path: str) -> bool:
 
 def _is_guided(body: dict[str, Any]) -> bool:
     """Whether a grammar decides about the next token, as OpenAI's fields say it."""
-    response_format = body.get("response_format")
+    response_format = body.get("response_format") or _text_format(body)
     guided = isinstance(response_format, dict) and response_format.get("type") != "text"
     return guided or body.get("tool_choice") not in (None, "none", "auto")
 
@@ -121,6 +121,12 @@ def _is_guided_message(body: dict[str, Any]) -> bool:
     forced = isinstance(choice, dict) and choice.get("type") not in {"auto", "none"}
     guided = isinstance(output, dict) and output.get("format") is not None
     return forced or guided or (isinstance(thinking, dict) and thinking.get("type") == "enabled")
+
+
+def _text_format(body: dict[str, Any]) -> object:
+    """What a request for a response says about its form."""
+    text = body.get("text")
+    return text.get("format") if isinstance(text, dict) else None
 
 
 class Resumption:

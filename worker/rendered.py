@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from worker.rendered_responses import PREFIX, parts_of_event
+
 Part = tuple[tuple[object, ...], str | list[Any]]
 """What an event adds to one thing that a client accumulates: which thing, and the text or the items."""
 
@@ -72,7 +74,7 @@ def created_of(data: bytes) -> bytes | None:
 def parts_of(event: bytes) -> Iterator[Part]:
     """What one event adds; nothing for a comment. Raises ValueError when it is no chunk of a completion.
 
-    An event that has a name is one of Anthropic's.
+    An event that has a name is one of a response, or of Anthropic's.
     """
     if not event or event.startswith(b":"):
         return
@@ -83,7 +85,8 @@ def parts_of(event: bytes) -> Iterator[Part]:
         yield ("done",), [True]
         return
     try:
-        for key, value in _message_parts(_decode(data)) if named else _parts(_decode(data)):
+        parts = parts_of_event if named.startswith(PREFIX) else _message_parts if named else _parts
+        for key, value in parts(_decode(data)):
             if value:
                 yield key, value
     except (AttributeError, KeyError, TypeError) as error:

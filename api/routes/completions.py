@@ -27,7 +27,7 @@ _SHOWN_CHARS = 60
 _JSON = ("content-type", "application/json")
 
 
-async def _body(request: Request, declared: str) -> bytes:
+async def body_of(request: Request, declared: str) -> bytes:
     """The request body; `declared` is its content-length. Raises RequestError (413) as soon as it is over the limit."""
     limit: int = request.app.state.settings.max_body_bytes
     if declared.isascii() and declared.isdecimal() and int(declared) > limit:
@@ -41,7 +41,7 @@ async def _body(request: Request, declared: str) -> bytes:
     return b"".join(parts)
 
 
-def _check_encoding(headers: Mapping[str, str]) -> None:
+def check_encoding(headers: Mapping[str, str]) -> None:
     """Raises RequestError (415) for a body that is not said to be plain JSON. Silence is taken for that."""
     kind, encoding = headers.get("content-type"), headers.get("content-encoding", "identity")
     if kind is not None and kind.partition(";")[0].strip().lower() != _JSON[1]:
@@ -65,8 +65,8 @@ async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool]
     state = request.app.state
     tenant = await tenant_of(request)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
-    _check_encoding(headers)
-    body = await _body(request, headers.get("content-length", ""))
+    check_encoding(headers)
+    body = await body_of(request, headers.get("content-length", ""))
     try:
         valid = validate(body, headers.get("x-priority-lane"), state.settings.limits)
     except RecursionError as error:  # it could just be read, and not be written again

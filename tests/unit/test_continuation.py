@@ -130,6 +130,22 @@ def test_a_completion_that_shows_more_than_its_tokens_is_verified(body: dict[str
     assert policy_for(request("/v1/completions", prompt="a", **body), visible(), JOURNALS) is Policy.VERIFY
 
 
+@pytest.mark.parametrize(
+    ("body", "policy"),
+    [
+        ({}, Policy.CONTINUE),
+        ({"text": {"format": {"type": "text"}, "verbosity": "low"}, "tools": [{}]}, Policy.CONTINUE),
+        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, Policy.VERIFY),
+        ({"text": {"format": {"type": "json_object"}}}, Policy.VERIFY),
+        ({"tool_choice": {"type": "function", "name": "f"}}, Policy.VERIFY),
+        ({"include": ["message.output_text.logprobs"]}, Policy.VERIFY),
+        ({"seed": 3}, Policy.VERIFY),
+    ],
+)
+def test_a_response_is_continued_like_a_chat(body: dict[str, Any], policy: Policy) -> None:
+    assert policy_for(request("/v1/responses", input="x", **body), visible(), JOURNALS) is policy
+
+
 @pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2, 3], [[1, 2]]])
 def test_one_prompt_in_any_form_is_continued(prompt: Any) -> None:
     assert policy_for(request("/v1/completions", prompt=prompt), visible(), JOURNALS) is Policy.CONTINUE
@@ -143,7 +159,7 @@ def test_one_prompt_in_any_form_is_continued(prompt: Any) -> None:
         request(use_beam_search=True, **MESSAGES),
         request("/v1/completions", prompt=["a", "b"]),
         request("/v1/completions", prompt=[[1], [2]]),
-        request("/v1/responses", input="x"),
+        request("/v1/embeddings", input="x"),
         Request("POST", CHAT, [], b"[1", "standard"),
         Request("POST", CHAT, [], b"[1]", "standard"),
     ],

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,15 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import ConfigurationError
+from worker.engines import sim_responses
 from worker.engines.base import Capabilities, Capacity, Journal, Tokenizer, current_journal
-from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, head_events, tail_events, token_id
+from worker.engines.sim_answers import TEXTS, Job, completion, token_id
 from worker.engines.sim_faults import do_harm
 from worker.engines.sim_looks import LOOKS
 from worker.engines.sim_prompts import TOKENIZER
 from worker.engines.sim_requests import FORMS, Refusal, job_of
+from worker.engines.sim_steps import Steps
+from worker.engines.sim_streams import telling_of
 from worker.settings import WorkerSettings
 
 VERSION = "1"
@@ -84,50 +87,6 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
     )
 
 
-class _Steps:
-    """The shared step of all running sequences: waiting for the next one costs a future, not a timer each."""
-
-    def __init__(self, itl_s: float) -> None:
-        self._itl_s = itl_s
-        self._waiting: list[asyncio.Future[None]] = []
-        self._due_s = 0.0
-        self._ticking = False
-        self.hung = False  # see sim_faults.py
-        self.fails_at_s = math.inf
-        self._loop: asyncio.AbstractEventLoop | None = None  # looked up once: on 3.11 every look-up is a system call
-
-    def next(self) -> asyncio.Future[None]:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        loop = self._loop
-        future = loop.create_future()
-        self._waiting.append(future)
-        if not self._ticking:
-            self._ticking = True
-            self._due_s = loop.time()
-            self._schedule(loop)
-        return future
-
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._itl_s <= 0:
-            loop.call_soon(self._tick)
-            return
-        self._due_s = max(self._due_s + self._itl_s, loop.time())  # missed steps are skipped, not made up for
-        loop.call_at(self._due_s, self._tick)
-
-    def _tick(self) -> None:
-        if self.hung:
-            return
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            self._ticking = False
-            return
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-        self._schedule(asyncio.get_running_loop())
-
-
 class SimEngine:
     """An engines.base.Engine."""
 
@@ -137,7 +96,7 @@ class SimEngine:
 
     def __init__(self, options: SimOptions) -> None:
         self._options = options
-        self._steps = _Steps(options.itl_s)
+        self._steps = Steps(options.itl_s)
         self._text = TEXTS[options.text]
         self.running = 0
 
@@ -219,12 +178,12 @@ class SimEngine:
 
     async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        front, back = chunk_template(job, self._options.name)
+        answer = telling_of(job, self._options.name)
+        await _send_all(send, answer.begun())
         await self._read_prompt()
-        for head in head_events(job, self._options.name):
-            await send({"type": "http.response.body", "body": head, "more_body": True})
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
+        await _send_all(send, answer.opening())
         text = self._text
         resume = journal.resume if journal is not None else None
         there = min(len(resume.token_ids), job.tokens) if resume is not None else 0
@@ -239,13 +198,10 @@ class SimEngine:
             if journal is not None:
                 journal.tokens([token_id(job.rid, index)], len(piece))
                 journal.usage(0, 1)
-            await send(
-                {"type": "http.response.body", "body": b"%b%b%b" % (front, piece.encode(), back), "more_body": True}
-            )
+            await send({"type": "http.response.body", "body": answer.token(piece), "more_body": True})
         if there == job.tokens and journal is not None:
             journal.replayed()
-        for tail in tail_events(job, self._options.name):
-            await send({"type": "http.response.body", "body": tail, "more_body": True})
+        await _send_all(send, answer.tail())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _read_prompt(self) -> None:
@@ -265,7 +221,16 @@ class SimEngine:
             if journal is not None:
                 journal.tokens([token_id(job.rid, index)], len(pieces[-1]))
                 journal.usage(0, 1)
-        await _reply(send, 200, msgspec.json.encode(completion(job, self._options.name, "".join(pieces))))
+        if job.response is not None:
+            body = sim_responses.whole(job, self._options.name, job.response, pieces.__getitem__)
+        else:
+            body = msgspec.json.encode(completion(job, self._options.name, "".join(pieces)))
+        await _reply(send, 200, body)
+
+
+async def _send_all(send: Send, events: Iterable[bytes]) -> None:
+    for event in events:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
 async def _body(receive: Receive) -> bytes:

@@ -35,13 +35,13 @@ def clock_text(rid: str, index: int) -> str:
 TEXTS: dict[str, Callable[[str, int], str]] = {"seeded": token_text, "clock": clock_text}
 
 
-Form = Literal["chat", "text", "message"]
+Form = Literal["chat", "text", "message", "response"]
 """The shape of an answer: OpenAI's chat completion or completion, or Anthropic's message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request, understood."""
+    """A request, understood. `response`: the body of one for a response."""
 
     rid: str
     form: Form
@@ -50,6 +50,7 @@ class Job:
     stream: bool
     usage: bool
     created: int
+    response: dict[str, Any] | None = None
 
 
 def _usage(job: Job) -> dict[str, int]:

@@ -38,9 +38,16 @@ TOKENIZER = Tokenizer(
 )
 
 
+def _items(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation that a request for a response brings."""
+    sent, instructions = fields["input"], fields.get("instructions")
+    items = [{"content": sent}] if isinstance(sent, str) else [item for item in sent if isinstance(item, dict)]
+    return [{"content": instructions}, *items] if instructions else items
+
+
 def prompt_tokens(fields: dict[str, Any]) -> int:
     """Tokens of all prompts in a request's body: of its conversation, or of its prompts, be they texts or token ids."""
-    messages = fields.get("messages")
+    messages = _items(fields) if "input" in fields else fields.get("messages")
     if isinstance(messages, list):
         system = fields.get("system")
         turns = [message.get("content") for message in messages if isinstance(message, dict)]

@@ -10,8 +10,14 @@ import msgspec
 from worker.engines.sim_answers import Form, Job
 from worker.engines.sim_prompts import prompt_tokens
 
-FORMS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/completions": "text", "/v1/messages": "message"}
-_DEFAULT_TOKENS: dict[Form, int] = {"chat": 64, "text": 16, "message": 64}
+FORMS: dict[str, Form] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text",
+    "/v1/messages": "message",
+    "/v1/responses": "response",
+}
+_DEFAULT_TOKENS: dict[Form, int] = {"chat": 64, "text": 16, "message": 64, "response": 32}
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
@@ -35,7 +41,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
 def job_of(path: str, fields: dict[str, Any], rid: str, longest: int) -> Job:
     """The job that a body asks for. `longest`: the model's context, tokens. Raises Refusal."""
     form = FORMS[path]
-    tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or _DEFAULT_TOKENS[form]
+    tokens = next(filter(None, map(fields.get, _LIMITS)), None) or _DEFAULT_TOKENS[form]
     if not isinstance(tokens, int) or tokens < 1:
         raise Refusal(400, f"max_tokens must be at least 1, got {tokens}.", "max_tokens")
     if fields.get("n") not in (None, 1):
@@ -52,4 +58,5 @@ def job_of(path: str, fields: dict[str, Any], rid: str, longest: int) -> Job:
         stream=bool(fields.get("stream")),
         usage=bool((fields.get("stream_options") or {}).get("include_usage")),
         created=int(time.time()),
+        response=fields if form == "response" else None,
     )

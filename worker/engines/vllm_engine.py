@@ -33,6 +33,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from shared.errors import EngineFailedError
+from worker.engines import vllm_faults
 from worker.engines.base import Capabilities, Capacity, Tokenizer, current_journal
 from worker.engines.vllm_guard import Guard
 from worker.engines.vllm_log import ErrorLog
@@ -142,13 +143,21 @@ class VllmEngine:
             send = sending_both(send)
         token = current_exchange.set(exchange)
 
+        begun = False
+
         async def guarded(message: Message) -> None:
+            nonlocal begun
             if self.failure() is not None:  # what vLLM says now is that its engine is dead
                 await for_ever()
             await send(message)
+            begun = message["type"] == "http.response.body"
 
         try:
             await self._inner(scope, receive, guarded)
+        except Exception as error:
+            if not begun or scope["path"] != vllm_faults.PATH:
+                raise
+            await guarded({"type": "http.response.body", "body": vllm_faults.fault_event(error), "more_body": False})
         finally:
             current_exchange.reset(token)
             exchange.over = True

@@ -1,0 +1,474 @@
+"""/v1/responses with OpenAI's own SDK, on replicas, a server and workers that simulate an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import redis
+from openai import AsyncOpenAI
+from openai.types.responses import Response, ResponseStreamEvent
+
+from shared.ids import new_request_id
+from shared.keys import Keys
+from tests.support.stack import Stack, eventually, running_stack
+from worker.engines.sim_answers import answer_text
+
+SIM: dict[str, Any] = {"model": "sim", "input": "say it"}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with running_stack() as started:
+        started.worker("--max-active", "64", "--", "--ttft-ms", "20", "--itl-ms", "10")
+        started.worker("--model", "slow", "--max-active", "8", "--", "--ttft-ms", "50000")
+        for _ in range(2):
+            started.api("--disconnect-grace-s", "0.3", env={"GATEWAY_API_KEYS": "alpha,beta"})
+        yield started
+
+
+def client_of(stack: Stack, replica: int, key: str = "alpha") -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{stack.apis[replica].url}/v1", api_key=key, max_retries=0, timeout=30)
+
+
+@pytest.fixture
+async def here(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
+    async with client_of(stack, 0) as client:
+        yield client
+
+
+@pytest.fixture
+async def there(stack: Stack) -> AsyncIterator[AsyncOpenAI]:
+    async with client_of(stack, 1) as client:
+        yield client
+
+
+def rid_of(response: str) -> str:
+    return response.replace("resp_", "req_")
+
+
+def check_events(events: list[ResponseStreamEvent], tokens: int, first: int = 0) -> None:
+    """The events from number `first` on are the whole rest of an answer of so many tokens."""
+    assert [event.sequence_number for event in events] == list(range(first, first + len(events)))
+    last: Any = events[-1]
+    assert last.type in {"response.completed", "response.incomplete"}
+    rid = rid_of(last.response.id)
+    if first == 0:
+        assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == answer_text(rid, tokens)
+    assert last.response.output_text == answer_text(rid, tokens)
+
+
+async def polled(client: AsyncOpenAI, response: str) -> Response:
+    """The response once it has ended."""
+    end_s = time.monotonic() + 20
+    while (found := await client.responses.retrieve(response)).status in {"queued", "in_progress"}:
+        assert time.monotonic() < end_s
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def test_a_response_is_made_stored_and_retrieved_on_another_replica(
+    here: AsyncOpenAI, there: AsyncOpenAI
+) -> None:
+    before_s = int(time.time()) - 1
+    made = await here.responses.create(
+        **SIM, instructions="be brief", metadata={"for": "a test"}, service_tier="priority", safety_identifier="me"
+    )
+    assert made.output_text == answer_text(rid_of(made.id), 32)
+    assert (made.status, made.error, made.incomplete_details) == ("completed", None, None)
+    assert (made.metadata, made.instructions, made.safety_identifier) == ({"for": "a test"}, "be brief", "me")
+    assert (made.service_tier, made.background, made.max_output_tokens) == ("priority", False, None)
+    assert before_s <= made.created_at <= time.time() + 1
+    assert made.usage is not None
+    assert (made.usage.input_tokens, made.usage.output_tokens, made.usage.total_tokens) == (12, 32, 44)
+    assert (await there.responses.retrieve(made.id)).to_dict() == made.to_dict()
+
+
+async def test_an_answer_that_is_cut_off_is_incomplete_whole_and_as_events(here: AsyncOpenAI) -> None:
+    made = await here.responses.create(**SIM, max_output_tokens=5)
+    assert made.incomplete_details is not None
+    assert (made.status, made.incomplete_details.reason, made.max_output_tokens) == (
+        "incomplete",
+        "max_output_tokens",
+        5,
+    )
+    events = [event async for event in await here.responses.create(**SIM, max_output_tokens=5, stream=True)]
+    check_events(events, 5)
+    assert events[-1].type == "response.incomplete"
+
+
+async def test_a_streams_events_come_in_openais_order_and_without_done(stack: Stack, here: AsyncOpenAI) -> None:
+    events = [event async for event in await here.responses.create(**SIM, stream=True)]
+    check_events(events, 32)
+    assert [event.type for event in events if event.type != "response.output_text.delta"] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    ids = {event.response.id for event in events if hasattr(event, "response")}
+    assert len(ids) == 1
+    async with httpx.AsyncClient(headers={"X-API-Key": "alpha"}) as http:
+        raw = (await http.post(f"{stack.apis[0].url}/v1/responses", json={**SIM, "stream": True})).text
+    assert "[DONE]" not in raw
+    names = [line[7:] for line in raw.split("\n") if line.startswith("event: ")]
+    assert names == [json.loads(line[6:])["type"] for line in raw.split("\n") if line.startswith("data: ")]
+
+
+async def test_the_sdks_own_stream_helper_accumulates_the_answer(here: AsyncOpenAI) -> None:
+    async with here.responses.stream(**SIM) as stream:
+        final = await stream.get_final_response()
+    assert final.output_text == answer_text(rid_of(final.id), 32)
+
+
+async def test_in_background_it_is_queued_then_polled_to_its_end(here: AsyncOpenAI, there: AsyncOpenAI) -> None:
+    made = await here.responses.create(**SIM, background=True, metadata={"k": "v"})
+    assert (made.status, made.output, made.background) == ("queued", [], True)
+    done = await polled(there, made.id)
+    assert (done.status, done.output_text) == ("completed", answer_text(rid_of(made.id), 32))
+    assert (done.id, done.created_at, done.metadata) == (made.id, made.created_at, {"k": "v"})
+    assert (await here.responses.retrieve(made.id)).to_dict() == done.to_dict()
+
+
+async def test_a_background_stream_goes_on_behind_any_event_on_another_replica(
+    here: AsyncOpenAI, there: AsyncOpenAI
+) -> None:
+    events = []
+    async with await here.responses.create(**SIM, background=True, stream=True) as stream:
+        async for event in stream:
+            events.append(event)
+            if len(events) == 12:
+                break  # the client hangs up; in background it goes on
+    assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    response = events[0].response.id  # type: ignore[union-attr]
+    rest = [e async for e in await there.responses.retrieve(response, stream=True, starting_after=11)]
+    check_events([*events, *rest], 32)
+    whole = [e async for e in await here.responses.retrieve(response, stream=True)]
+    assert [e.to_dict() for e in whole] == [e.to_dict() for e in (*events, *rest)]
+    for after in (0, 1, len(whole) - 2, len(whole) - 1, 10_000):
+        part = [e async for e in await there.responses.retrieve(response, stream=True, starting_after=after)]
+        assert [e.to_dict() for e in part] == [e.to_dict() for e in whole[after + 1 :]]
+
+
+async def test_it_survives_the_death_of_its_replica(stack: Stack, there: AsyncOpenAI) -> None:
+    doomed = stack.api("--disconnect-grace-s", "0.3", env={"GATEWAY_API_KEYS": "alpha,beta"})
+    stack.apis.remove(doomed)
+    async with AsyncOpenAI(base_url=f"{doomed.url}/v1", api_key="alpha", max_retries=0) as client:
+        quiet = await client.responses.create(**SIM, background=True, max_output_tokens=100)
+        stream = await client.responses.create(**SIM, background=True, stream=True, max_output_tokens=100)
+        events: list[ResponseStreamEvent] = []
+
+        async def read() -> None:
+            async for event in stream:
+                events.append(event)
+                if len(events) == 10:
+                    doomed.kill()
+
+        with pytest.raises((openai.APIError, httpx.HTTPError)):
+            await read()
+    response = events[0].response.id  # type: ignore[union-attr]
+    after = events[-1].sequence_number
+    rest = [e async for e in await there.responses.retrieve(response, stream=True, starting_after=after)]
+    check_events([*events, *rest], 100)
+    assert (await polled(there, quiet.id)).output_text == answer_text(rid_of(quiet.id), 100)
+
+
+async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: AsyncOpenAI, stack: Stack) -> None:
+    """The heir draws other ids and counts anew: its client sees neither."""
+    command = ("--model", "mortal", "--max-active", "8", "--", "--ttft-ms", "20", "--itl-ms", "10")
+    victim = stack.worker(*command)
+    asked: dict[str, Any] = {**SIM, "model": "mortal", "max_output_tokens": 60}
+    tool = {"tools": [{"type": "function", "name": "look"}], "tool_choice": "required"}
+
+    async def read(**more: Any) -> list[ResponseStreamEvent]:
+        return [event async for event in await here.responses.create(**asked, stream=True, **more)]
+
+    reading = [
+        asyncio.create_task(read()),
+        asyncio.create_task(read(background=True)),
+        asyncio.create_task(read(**tool)),
+    ]
+    whole = asyncio.create_task(here.responses.create(**asked))
+    await eventually(lambda: victim.metric("penstock_flushed_frames_total") > 60, 10, "all of them have text")
+    victim.kill()
+    heir = stack.worker(*command)
+    seen = [await one for one in reading]
+    assert heir.metric("penstock_resumes_total") >= 3
+    check_events(seen[0], 60)
+    check_events(seen[1], 60)
+    for events in seen:
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        last: Any = events[-1]
+        items = {getattr(event, "item_id", None) for event in events} | {
+            event.item.id for event in events if hasattr(event, "item")
+        }
+        assert items - {None} == {last.response.output[0].id}
+    call: Any = seen[2][-1].response.output[0]  # type: ignore[union-attr]
+    assert json.loads(call.arguments) == {"text": answer_text(rid_of(seen[2][-1].response.id), 60)}  # type: ignore[union-attr]
+    assert {event.item.call_id for event in seen[2] if hasattr(event, "item")} == {call.call_id}
+    made = await whole
+    assert made.output_text == answer_text(rid_of(made.id), 60)
+
+
+async def test_what_cannot_be_gone_on_with_is_an_error_and_a_failed_response(
+    here: AsyncOpenAI, there: AsyncOpenAI, stack: Stack
+) -> None:
+    """Tokens that say when they were made are other ones the second time."""
+    command = ("--model", "clock", "--max-active", "8", "--", "--ttft-ms", "20", "--itl-ms", "10", "--text", "clock")
+    victim = stack.worker(*command)
+    asked: dict[str, Any] = {**SIM, "model": "clock", "max_output_tokens": 500, "background": True, "stream": True}
+    stream = await here.responses.create(**asked)
+    events: list[Any] = []
+    async for event in stream:
+        events.append(event)
+        if len(events) == 20:
+            victim.kill()
+            stack.worker(*command)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    *_, error, failed = events
+    assert (error.type, error.code) == ("error", "worker_lost")
+    assert (failed.type, failed.response.status, failed.response.error.code) == (
+        "response.failed",
+        "failed",
+        "server_error",
+    )
+    again = [event async for event in await there.responses.retrieve(failed.response.id, stream=True)]
+    assert [event.to_dict() for event in again] == [event.to_dict() for event in events]
+    assert (await there.responses.retrieve(failed.response.id)).to_dict() == failed.response.to_dict()
+
+
+async def test_prompts_are_counted_as_the_engine_counts_them(here: AsyncOpenAI, stack: Stack) -> None:
+    await here.responses.create(**SIM)  # by then the tokenizer is there
+    before = stack.apis[0].metric("penstock_prompt_tokens_counted_total", how="tokenizer")
+    made = await here.responses.create(
+        model="sim",
+        instructions="be very brief",
+        input=[
+            {"role": "user", "content": [{"type": "input_text", "text": "one two three"}]},
+            {"role": "assistant", "content": "four"},
+            {"role": "user", "content": "five six"},
+        ],
+    )
+    assert made.usage is not None
+    after = stack.apis[0].metric("penstock_prompt_tokens_counted_total", how="tokenizer")
+    assert after - before == made.usage.input_tokens == 2 + 4 * 3 + 3 + 3 + 1 + 2
+
+
+async def test_a_background_response_is_cancelled_wherever_it_is_and_again_without_effect(
+    here: AsyncOpenAI, there: AsyncOpenAI
+) -> None:
+    running = await here.responses.create(**{**SIM, "model": "slow"}, background=True, stream=False)
+    for client in (there, here):
+        assert (await client.responses.cancel(running.id)).status == "cancelled"
+    assert (await here.responses.retrieve(running.id)).status == "cancelled"
+    ended = await here.responses.create(**SIM, background=True)
+    await polled(here, ended.id)
+    assert (await there.responses.cancel(ended.id)).status == "completed"
+    whole = await here.responses.create(**SIM)
+    with pytest.raises(openai.BadRequestError, match="background"):
+        await here.responses.cancel(whole.id)
+
+
+async def test_a_stream_that_is_cancelled_ends_with_an_error_event(here: AsyncOpenAI, there: AsyncOpenAI) -> None:
+    stream = await here.responses.create(**{**SIM, "max_output_tokens": 5_000}, background=True, stream=True)
+    events = []
+    async for event in stream:
+        events.append(event)
+        if len(events) == 10:
+            cancelled = await there.responses.cancel(events[0].response.id)  # type: ignore[union-attr]
+            assert cancelled.status == "cancelled"
+    last: Any = events[-1]
+    assert (last.type, last.code, last.sequence_number) == ("error", "cancelled", len(events) - 1)
+
+
+async def test_a_deleted_response_is_gone_everywhere(here: AsyncOpenAI, there: AsyncOpenAI, stack: Stack) -> None:
+    made = await here.responses.create(**SIM)
+    running = await here.responses.create(**{**SIM, "model": "slow"}, background=True)
+    await here.responses.delete(made.id)
+    await there.responses.delete(running.id)
+    for response in (made.id, running.id):
+        for call in (
+            there.responses.retrieve(response),
+            there.responses.cancel(response),
+            there.responses.delete(response),
+            there.responses.input_items.list(response),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await call
+    with redis.Redis.from_url(stack.redis_url) as server:
+        assert not server.exists(Keys("sim").response(rid_of(made.id)), Keys("sim").response_object(rid_of(made.id)))
+
+
+async def test_one_that_is_not_stored_or_not_ours_is_not_found(here: AsyncOpenAI, stack: Stack) -> None:
+    unstored = await here.responses.create(**SIM, store=False)
+    assert unstored.store is False
+    stored = await here.responses.create(**SIM)
+    async with client_of(stack, 1, "beta") as other:
+        for client, response in (
+            (here, unstored.id),
+            (other, stored.id),
+            (here, rid_of(stored.id)),
+            (here, "resp_nonsense"),
+            (here, new_request_id().replace("req_", "resp_")),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.retrieve(response)
+            with pytest.raises(openai.BadRequestError) as refused:
+                await client.responses.create(**SIM, previous_response_id=response)
+            assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
+
+
+async def test_a_conversation_goes_on_with_everything_that_was_said(here: AsyncOpenAI, there: AsyncOpenAI) -> None:
+    first = await here.responses.create(**{**SIM, "input": "one two"}, instructions="a b c", max_output_tokens=2)
+    second = await there.responses.create(
+        **{**SIM, "input": [{"role": "user", "content": "three"}]}, previous_response_id=first.id, max_output_tokens=3
+    )
+    assert second.previous_response_id == first.id
+    third = await here.responses.create(**{**SIM, "input": "four"}, previous_response_id=second.id, stream=True)
+    last: Any = [event async for event in third][-1]
+    # 2 for a conversation, 3 for a message, 1 for a word; instructions are not carried over
+    assert [one.usage.input_tokens for one in (first, second)] == [2 + 3 + 3 + 3 + 2, 2 + 3 + 2 + 3 + 2 + 3 + 1]  # type: ignore[union-attr]
+    assert last.response.usage.input_tokens == 2 + 5 * 3 + 2 + 2 + 1 + 3 + 1
+    found = [item async for item in there.responses.input_items.list(last.response.id, order="asc", limit=2)]
+    said = [item.content[0].text for item in found]  # type: ignore[union-attr]
+    assert said == ["one two", first.output_text, "three", second.output_text, "four"]
+    assert [item.id for item in found][1] == first.output[0].id
+    assert len({item.id for item in found}) == 5
+    newest = await here.responses.input_items.list(last.response.id)
+    assert [item.id for item in newest.data] == [item.id for item in reversed(found)]
+    with pytest.raises(openai.BadRequestError):
+        await here.responses.input_items.list(last.response.id, after="msg_nobody")
+    running = await here.responses.create(**{**SIM, "model": "slow"}, background=True)
+    with pytest.raises(openai.BadRequestError, match="no answer to go on with"):
+        await here.responses.create(**SIM, previous_response_id=running.id)
+    await here.responses.cancel(running.id)
+
+
+async def test_a_tool_call_and_its_output_go_round(here: AsyncOpenAI) -> None:
+    tools: Any = [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": True}]
+    made = await here.responses.create(**SIM, tools=tools, tool_choice="required", max_output_tokens=3)
+    (call,) = made.output
+    assert call.type == "function_call"
+    assert json.loads(call.arguments) == {"text": answer_text(rid_of(made.id), 3)}
+    output: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "seen"}]
+    again = await here.responses.create(model="sim", input=output, previous_response_id=made.id, tools=tools)
+    assert again.status == "completed"
+    found = [item.type async for item in here.responses.input_items.list(again.id, order="asc")]
+    assert found == ["message", "function_call", "function_call_output"]
+
+
+async def test_what_the_engine_refuses_is_a_400_at_once_or_a_failed_response_in_background(here: AsyncOpenAI) -> None:
+    bad: dict[str, Any] = {**SIM, "max_output_tokens": 100_000}
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await here.responses.create(**bad, stream=stream)
+        assert refused.value.code == "context_length_exceeded"
+    made = await here.responses.create(**bad, background=True)
+    failed = await polled(here, made.id)
+    assert failed.error is not None
+    assert (failed.status, failed.error.code) == ("failed", "invalid_prompt")
+    assert "maximum context length" in failed.error.message
+    events: list[Any] = [event async for event in await here.responses.create(**bad, background=True, stream=True)]
+    assert [event.type for event in events] == ["response.created", "response.queued", "error", "response.failed"]
+    assert [event.sequence_number for event in events] == [0, 1, 2, 3]
+    assert events[2].code == "context_length_exceeded"
+    again = [event async for event in await here.responses.retrieve(events[0].response.id, stream=True)]
+    assert [event.to_dict() for event in again] == [event.to_dict() for event in events]
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 7}, "input"),
+        ({"background": True, "store": False}, "background"),
+        ({"store": "yes"}, "store"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"previous_response_id": 7}, "previous_response_id"),
+        ({"model": 7}, "model"),
+        ({"service_tier": "gold"}, None),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_said(here: AsyncOpenAI, more: dict[str, Any], param: str | None) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await here.post("/responses", cast_to=Response, body={**SIM, **more})
+    assert refused.value.param == param or param is None
+
+
+async def test_an_unknown_model_is_a_404(here: AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await here.responses.create(model="nobody", input="x")
+
+
+async def test_only_a_response_that_was_made_as_a_stream_is_streamed_again(here: AsyncOpenAI) -> None:
+    whole = await here.responses.create(**SIM)
+    with pytest.raises(openai.BadRequestError, match="stream: true"):
+        await here.responses.retrieve(whole.id, stream=True)
+    streamed = [event async for event in await here.responses.create(**SIM, stream=True)]
+    response = streamed[0].response.id  # type: ignore[union-attr]
+    again = [event async for event in await here.responses.retrieve(response, stream=True)]
+    assert [event.to_dict() for event in again] == [event.to_dict() for event in streamed]
+
+
+async def test_the_same_key_makes_one_response(here: AsyncOpenAI, there: AsyncOpenAI) -> None:
+    key = {"Idempotency-Key": f"k{time.time_ns()}"}
+    first = await here.responses.create(**SIM, extra_headers=key)
+    again = await there.responses.create(**SIM, extra_headers=key)
+    assert again.to_dict() == first.to_dict()
+    streamed = [event async for event in await there.responses.create(**SIM, stream=True, extra_headers=key)]
+    assert streamed[-1].response.to_dict() == first.to_dict()  # type: ignore[union-attr]
+    with pytest.raises(openai.UnprocessableEntityError):
+        await there.responses.create(**{**SIM, "input": "another"}, extra_headers=key)
+    later = {"Idempotency-Key": f"b{time.time_ns()}"}
+    made = await here.responses.create(**SIM, background=True, extra_headers=later)
+    done = await polled(here, made.id)
+    assert (await there.responses.create(**SIM, background=True, extra_headers=later)).to_dict() == done.to_dict()
+
+
+async def test_what_is_stored_goes_after_its_time_and_events_sooner(here: AsyncOpenAI, stack: Stack) -> None:
+    made = await here.responses.create(**SIM)
+    rid, keys = rid_of(made.id), Keys("sim")
+    with redis.Redis.from_url(stack.redis_url) as server:
+        await eventually(lambda: server.exists(keys.response_object(rid)) == 1, 5, "the final object is kept")
+        await eventually(lambda: 0 < server.ttl(keys.log(rid)) <= 600, 5, "events stay for ten minutes")  # type: ignore[operator]
+        for key in (keys.response(rid), keys.response_object(rid)):
+            assert 86_000 < server.ttl(key) <= 86_400  # type: ignore[operator]
+        server.delete(keys.log(rid))
+    assert (await here.responses.retrieve(made.id)).to_dict() == made.to_dict()
+    await here.responses.create(**SIM, previous_response_id=made.id)
+
+
+async def test_the_lane_of_the_header_counts(here: AsyncOpenAI) -> None:
+    raw = await here.responses.with_raw_response.create(**SIM, extra_headers={"X-Priority-Lane": "batch"})
+    assert raw.headers["x-penstock-lane"] == "batch"
+    assert raw.headers["x-penstock-request"] == rid_of(raw.parse().id)
+    assert raw.parse().service_tier == "flex"
+
+
+async def test_what_is_huge_or_deep_is_stored_or_refused(here: AsyncOpenAI) -> None:
+    big: Any = [{"role": "user", "content": "x", "number": 10**40}]
+    made = await here.responses.create(model="sim", input=big)
+    assert (await here.responses.input_items.list(made.id)).data[0].to_dict()["number"] == 10**40
+    for depth in (100, 300, 600, 900, 980, 1_000, 2_000, 100_000):
+        deep = "[" * depth + "]" * depth
+        for field in ("input", "tools"):
+            answer = await _raw(here, f'{{"model": "sim", "input": "x", "{field}": {deep}}}')
+            assert answer.status_code in {200, 400}, (depth, field, answer.text)
+
+
+async def _raw(client: AsyncOpenAI, body: str) -> httpx.Response:
+    headers = {"Authorization": "Bearer alpha", "Content-Type": "application/json"}
+    async with httpx.AsyncClient(headers=headers, timeout=30) as http:
+        return await http.post(f"{client.base_url}responses", content=body)
