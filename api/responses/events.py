@@ -141,16 +141,19 @@ class Events:
         if self.ended:
             return out
         error = fault or refusal or self.refusal or errors.engine_error("The engine's answer has no end.")
-        out += self.fault(error)
+        out += self._event("error", _told(error))
         if end.state != "cancelled":
             self.final = objects.failed(self.base, error, self.output)
             out += self._event("response.failed", {"response": self.final})
         return out
 
     def fault(self, error: RequestError) -> bytes:
-        """An error event: of the response, or of this reader's way to it."""
-        told = {"code": error.code, "message": error.message, "param": error.param}
-        return self._event("error", told)
+        """An error event that concerns this reader's connection alone.
+
+        It has the number of the last event, so that whoever goes on behind it misses nothing.
+        """
+        last = max(self._after, self._number - 1)
+        return _written("error", {**_told(error), "sequence_number": last})
 
     def _event(self, kind: str, event: dict[str, Any]) -> bytes:
         number = self._number
@@ -158,8 +161,15 @@ class Events:
         self.ended = self.ended or kind in _ENDED
         if number <= self._after:
             return b""
-        body = _encode({"type": kind, **event, "sequence_number": number})
-        return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, kind.encode(), body)
+        return b"id: %d\n%b" % (number, _written(kind, {**event, "sequence_number": number}))
+
+
+def _told(error: RequestError) -> dict[str, Any]:
+    return {"code": error.code, "message": error.message, "param": error.param}
+
+
+def _written(kind: str, event: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode({"type": kind, **event}))
 
 
 def _ids(item: dict[str, Any]) -> dict[str, str]:

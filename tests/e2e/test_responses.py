@@ -17,6 +17,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 
 from shared.ids import new_request_id
 from shared.keys import Keys
+from tests.support.faultproxy import proxied
 from tests.support.stack import Stack, eventually, running_stack
 from worker.engines.sim_answers import answer_text
 
@@ -218,6 +219,29 @@ async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: Asy
     assert {event.item.call_id for event in seen[2] if hasattr(event, "item")} == {call.call_id}
     made = await whole
     assert made.output_text == answer_text(rid_of(made.id), 60)
+
+
+async def test_a_replica_that_loses_redis_says_so_and_another_one_has_the_rest(
+    there: AsyncOpenAI, stack: Stack
+) -> None:
+    with proxied(stack.redis_port) as proxy:
+        flags = ("--redis-grace-s", "0.5", "--redis-url", proxy.url)
+        cut_off = stack.api(*flags, env={"GATEWAY_API_KEYS": "alpha,beta"})
+        stack.apis.remove(cut_off)
+        async with AsyncOpenAI(base_url=f"{cut_off.url}/v1", api_key="alpha", max_retries=0) as client:
+            stream = await client.responses.create(**SIM, max_output_tokens=300, background=True, stream=True)
+            events: list[Any] = []
+            async for event in stream:
+                events.append(event)
+                if len(events) == 10:
+                    proxy.partition()
+        cut_off.kill()
+    *seen, fault = events
+    assert (fault.type, fault.code, fault.sequence_number) == ("error", "broker_unavailable", len(seen) - 1)
+    after = fault.sequence_number
+    response = seen[0].response.id
+    rest = [e async for e in await there.responses.retrieve(response, stream=True, starting_after=after)]
+    check_events([*seen, *rest], 300)
 
 
 async def test_what_cannot_be_gone_on_with_is_an_error_and_a_failed_response(

@@ -117,6 +117,15 @@ def test_an_end_without_an_answer_is_an_error_and_a_failed_response() -> None:
     assert (only["type"], only["code"]) == ("error", "cancelled")
 
 
+@pytest.mark.parametrize(("taken", "after", "last"), [(0, -1, -1), (7, -1, 6), (3, 9, 9), (12, 9, 11)])
+def test_who_goes_on_behind_a_fault_of_its_connection_misses_nothing(taken: int, after: int, last: int) -> None:
+    """The fault takes no number: what has it is still to come."""
+    events = translator(after=after)
+    events.take(b"".join(engine_events(8)[:taken]))
+    (fault,) = seen(events.fault(errors.broker_unavailable()))
+    assert (fault["type"], fault["code"], fault["sequence_number"]) == ("error", "broker_unavailable", last)
+
+
 def test_nothing_follows_the_end_of_an_answer() -> None:
     events = translator()
     events.take(b"".join(engine_events()))
