@@ -53,7 +53,7 @@ ANSWERED: list[dict[str, Any]] = [
 REFUSED: list[dict[str, Any]] = [
     {"input": "x", "temperature": 9},
     {"input": "x", "max_output_tokens": -1},
-    {"input": "word " * 5_000},
+    {"input": "word " * 900},
     {"input": [{"type": "nonsense"}]},
     {"input": "x", "tool_choice": "required"},
     {"input": "x", "prompt": {"id": "p"}},
