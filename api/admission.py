@@ -26,6 +26,7 @@ from api.serverclock import ServerClock
 from api.settings import ApiSettings
 from api.shape import Shape
 from api.ticket import Ticket
+from api.timing import Timing
 from api.tokens import Tokens
 from api.waiting import Waiting
 from api.watch import RelayWatch
@@ -97,7 +98,7 @@ class Door:
             raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
-        body = valid.body if valid.salt is None else salted(valid.body, tenant, valid.salt)
+        body = salted(valid.body, tenant, valid.salt)
         request = Request("POST", valid.path, named, body, valid.lane, valid.width, stays=terms.stays)
         prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
         most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
@@ -114,7 +115,8 @@ class Door:
             await self._join(ticket, valid, await self._place(pool, admission, terms, closed))
 
         relay = self._relay(pool.keys, rid, readmit)
-        ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s, cold=cold)
+        shape = Shape(relay, stream=True, timing=Timing(accepted_at_s)) if valid.timing else None
+        ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s, shape=shape, cold=cold)
         try:
             # Both at once. A confirmation that comes after the admission may have missed a frame: the log has it.
             confirmed = self._channels.follow(pool.keys.channel(rid), relay)

@@ -46,14 +46,15 @@ def sharing_tenant(caller: str, user: str) -> str:
     return "user-" + (user if _PLAIN_NAME.fullmatch(user) else _digest(user))
 
 
-def salted(body: bytes, caller: str, own: str) -> bytes:
+def salted(body: bytes, caller: str, own: str | None) -> bytes:
     """A body with the salt of the engine's prefix cache, which parts what one tenant's prompts have in it from others'.
 
     `own` is the salt that the client has sent: it parts a tenant's prompts further. Without keys there are no tenants
-    that could be kept from each other, and it stands alone. `body` is a JSON object that is not empty, without a salt.
+    that could be kept from each other, and it stands alone. None: the engine's route knows no salt. `body` is a JSON
+    object that is not empty, without a salt.
     """
     salt = own
-    if caller.startswith(_KEYED):
+    if own is not None and caller.startswith(_KEYED):
         salt = hashlib.sha256(f"{caller}\0{own}".encode("utf-8", "surrogatepass")).hexdigest() if own else caller
     if not salt:
         return body

@@ -48,6 +48,7 @@ class ValidRequest:
         width: sequences that the engine will run for it at once.
         user: the caller's own `user` field, if sent.
         usage: whether a stream shall end with the usage.
+        timing: whether a stream shall end with how long what took.
         content: SHA-256 of what is asked for; how the answer is delivered does not count.
         salt: the client's own `cache_salt`, which is not in `body`; None: the engine's route knows no salt.
         any_length: whether the prompt may be longer than the model's context: the engine cuts it, or only looks at it.
@@ -68,6 +69,7 @@ class ValidRequest:
     content: bytes
     salt: str | None = None
     any_length: bool = False
+    timing: bool = False
 
     def fingerprint(self, tenant: str) -> str:
         """SHA-256, hex, of what makes this request this request."""
@@ -193,6 +195,7 @@ class Draft:
             width=width,
             user=user if isinstance(user, str) else "",
             usage=isinstance(options, dict) and bool(options.get("include_usage")),
+            timing=stream and isinstance(options, dict) and options.get("include_timing") is True,
             content=_content(fields, self.delivery),
             salt=salt if self.salted else None,
             any_length=self.any_length or fields.get("truncate_prompt_tokens") is not None,

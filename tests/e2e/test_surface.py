@@ -174,6 +174,31 @@ async def test_the_version_names_the_engines(http: httpx.AsyncClient) -> None:
     assert said["engines"] == [{"name": "sim", "version": "1"}]
 
 
+@pytest.mark.parametrize("usage", [True, False])
+async def test_a_stream_can_end_with_how_long_what_took(sdk: openai.AsyncOpenAI, *, usage: bool) -> None:
+    options: Any = {"include_timing": True, "include_usage": usage}
+    stream = await sdk.chat.completions.create(
+        model="sim-model", messages=SAY, max_tokens=40, stream=True, stream_options=options
+    )
+    chunks: list[Any] = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == answer_text(rid_of(chunks[0].id), 40)
+    assert [hasattr(chunk, "timing") for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert any(chunk.usage for chunk in chunks) is usage
+    last = chunks[-1]
+    assert (last.id, last.choices) == (chunks[0].id, [])
+    assert 0 <= last.timing["queue_ms"] <= last.timing["first_token_ms"] < last.timing["total_ms"]
+    assert last.timing["first_token_ms"] >= 5, "what the engine takes to its first token"
+    assert 10 < last.timing["tokens_per_second"] < 600, "a token each 2 ms"
+
+
+async def test_who_joins_a_request_is_told_no_times(http: httpx.AsyncClient) -> None:
+    body = {"messages": SAY, "max_tokens": 3, "stream": True, "stream_options": {"include_timing": True}}
+    told = [await http.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "t"}) for _ in range(2)]
+    assert ['"timing"' in answer.text for answer in told] == [True, False]
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in told)
+
+
 async def test_the_anthropic_sdk_gets_a_message(claude: anthropic.AsyncAnthropic) -> None:
     message = await claude.messages.create(model="sim-model", max_tokens=7, messages=SAY, system="Be brief.")
     assert message.content[0].type == "text"
