@@ -43,8 +43,9 @@ class ResponsesAnswer(Answer):
         return self._events()
 
     def accepted(self, body: Object) -> Response:
-        """The response to a request that goes on in background."""
-        self._leave("background")
+        """The response to a request that goes on in background: nothing of it is relayed here, and so not measured."""
+        self._left = True
+        self._door.leave(self._ticket)
         return Response(json.dumps(body), 200, self.headers, _JSON_TYPE)
 
     def _shaped(self, piece: bytes) -> bytes:
