@@ -40,11 +40,14 @@ class ResponsesAnswer(Answer):
     def at_once(self, request: Request) -> Response:
         """A stream that does not wait for the engine to begin; what the engine refuses is one of its events."""
         self._ticket.relay.hung_up = hang_up_watch(request.scope.get(DIRECT_SEND))
-        return self._events()
+        stream = self._events()
+        stream.status_code = 200  # also where a refusal is there already: it has been accepted, or read before
+        return stream
 
     def accepted(self, body: Object) -> Response:
-        """The response to a request that goes on in background."""
-        self._leave("background")
+        """The response to a request that goes on in background: nothing of it is relayed here, and so not measured."""
+        self._left = True
+        self._door.leave(self._ticket)
         return Response(json.dumps(body), 200, self.headers, _JSON_TYPE)
 
     def _shaped(self, piece: bytes) -> bytes:
