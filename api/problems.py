@@ -30,6 +30,7 @@ _ERROR_EVENTS = (b'{"error":', b'{"type":"error"')
 _REFUSAL_CODES = {404: "not_found", 413: "request_too_large", 422: "unprocessable_entity", 501: "not_implemented"}
 _NOT_FOUND, _NO_ROUTE = 404, b'{"detail":"Not Found"}'
 _JITTER = 0.2
+_SHOWN_CHARS = 200
 _COME_AGAIN = frozenset({429, 503})
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,12 @@ def note(error: RequestError, path: str) -> None:
     """Counts a refusal and logs it, both under its code. Clients that are told to come again later may be many."""
     REJECTED.labels(code=error.code).inc()
     level = logging.DEBUG if error.status in _COME_AGAIN else logging.INFO
-    log.log(level, "refused %s: %d %s: %.200s", path, error.status, error.code, error.message)
+    log.log(level, "refused %s: %d %s: %s", _shown(path), error.status, error.code, _shown(error.message))
+
+
+def _shown(text: str) -> str:
+    """What clients have sent, on one line of the log and in its alphabet."""
+    return text[:_SHOWN_CHARS].encode("unicode_escape").decode("ascii")
 
 
 _BY_REASON: dict[str, Callable[[], RequestError]] = {

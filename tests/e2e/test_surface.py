@@ -130,6 +130,8 @@ HOSTILE: list[tuple[str, str, bytes, dict[str, str], int, str]] = [
     ("GET", "/no/such/path", b"", {}, 404, "not_found"),
     ("GET", "/v1/messages/nothing", b"", {}, 404, "not_found"),
     ("GET", "/%ff%00", b"", {}, 404, "not_found"),
+    ("GET", "/a%0aforged%20line", b"", {}, 404, "not_found"),
+    ("POST", "/v1/completions", b'{"prompt": "x", "model": "\\nforged line"}', {}, 404, "model_not_found"),
     *(("GET", path, b"", {}, 405, "method_not_allowed") for path in BY_PATH),
     *(("POST", path, b"{}", {"Content-Type": "text/plain"}, 415, "unsupported_media_type") for path in BY_PATH),
     *(("POST", path, b"{}", {"Content-Encoding": "gzip"}, 415, "unsupported_media_type") for path in BY_PATH),
@@ -166,6 +168,7 @@ async def test_every_refusal_has_its_envelope_and_one_code_in_body_metric_and_lo
             assert api.metric("penstock_requests_rejected_total", code=code) == count
             assert len([line for line in log.splitlines() if f" {code}: " in line]) == count
         assert "Traceback" not in log
+        assert not [line for line in log.splitlines() if line.startswith("forged")]
 
 
 async def test_the_version_names_the_engines(http: httpx.AsyncClient) -> None:

@@ -44,7 +44,7 @@ REFUSED: list[dict[str, Any]] = [
     {"max_tokens": -1},
     {"temperature": 9},
     {"top_p": 2},
-    {"messages": [{"role": "user", "content": "word " * 1500}]},  # over twice the context the replica refuses it itself
+    {"messages": [{"role": "user", "content": "word " * 3000}]},  # over twice the context the replica refuses it itself
     {"tools": []},
 ]
 _OWN = {"id", "created", "system_fingerprint"}

@@ -161,6 +161,7 @@ def test_a_message_stream_says_what_the_whole_message_does(claude: anthropic.Ant
         ({"messages": [{"role": "robot", "content": "x"}]}, "role"),
         ({"messages": [{"role": "user", "content": "word " * 3000}]}, "maximum context length"),
         ({"tool_choice": {"type": "tool"}}, "name"),
+        ({"output_config": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}}, "nothing"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

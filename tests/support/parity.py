@@ -140,7 +140,7 @@ BAD_CHATS: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": 7}]},
     {"messages": [{"role": "user", "content": [_IMAGE]}]},
     {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
-    {"messages": [{"role": "user", "content": "word " * 1500}]},
+    {"messages": [{"role": "user", "content": "word " * 3000}]},
     {"add_generation_prompt": True, "continue_final_message": True},
     {"chat_template": "{{ messages }}"},
 ]
@@ -153,7 +153,7 @@ BAD_TEXTS: list[dict[str, Any]] = [
     {"prompt": {"a": 1}},
     {"logprobs": 99},
     {"logprobs": -2},
-    {"prompt": "word " * 1500},
+    {"prompt": "word " * 3000},
 ]
 DIFFERENT: list[tuple[str, dict[str, Any], int, str]] = [
     (CHAT, {"messages": SAY, "model": "gpt-9"}, 404, "OpenAI's words, and where to find the models"),

@@ -125,8 +125,17 @@ def test_json_may_be_so_deep_and_no_deeper(path: str) -> None:
     assert "12 levels" in refused(path, {**SMALL[path], "x": nested(12)}).message
 
 
-def test_many_brackets_are_not_deep() -> None:
-    valid("/v1/completions", {"prompt": [[1, 2]] * 90, "x": [{}] * 90})
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("many", [{"prompt": [[1, 2]] * 90}, {"prompt": "x", "x": [{"a": 1}] * 90}])
+def test_many_brackets_are_not_deep(many: dict[str, Any], indent: int | None) -> None:
+    for separators in ((", ", ": "), (",", ":")):
+        body = json.dumps(many, indent=indent, separators=separators)
+        BY_PATH["/v1/completions"].validate(body.encode(), None, LIMITS)
+
+
+def test_depth_cannot_be_hidden_behind_texts_that_look_like_lists() -> None:
+    error = refused("/v1/completions", {"prompt": "},{" * 99 + "}, {" * 99, "x": nested(12)})
+    assert "12 levels" in error.message
 
 
 def test_sequences_are_counted_over_all_prompts() -> None:

@@ -37,6 +37,7 @@ from worker.engines import vllm_faults
 from worker.engines.base import Capabilities, Capacity, Tokenizer, current_journal
 from worker.engines.vllm_guard import Guard
 from worker.engines.vllm_log import ErrorLog
+from worker.engines.vllm_messages import tell_errors
 from worker.engines.vllm_proxy import EngineProxy, Exchange, current_exchange, for_ever
 from worker.engines.vllm_reasoning import PATH as REASONING_PATH
 from worker.engines.vllm_reasoning import sending_both
@@ -119,6 +120,9 @@ class VllmEngine:
         app = build_app(args, tasks, engine.model_config)
         proxy: Any = EngineProxy(engine, lambda: self.failure() is not None, priorities=self._priorities)
         await init_app_state(proxy, app.state, args, tasks)
+        messages = getattr(app.state, "anthropic_serving_messages", None)  # not there for pooling models
+        if messages is not None:
+            messages.message_stream_converter = tell_errors(messages.message_stream_converter)
         app.state.server = self._server
         self._inner = app
         if not args.disable_log_stats:
