@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.observe import Outermost
-from api.routes import completions
+from api.routes import completions, responses
 from api.settings import ApiSettings
 from shared.errors import ConfigurationError
 from shared.process import tune_collector
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     tune_collector()
     app = create_app(settings)
     config = uvicorn.Config(
-        Outermost(app, completions.DIRECT),
+        Outermost(app, {**completions.DIRECT, **responses.DIRECT}),
         loop="uvloop",
         http="httptools",
         ws="none",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from api.auth import sharing_tenant
+from api.auth import salted, sharing_tenant
 from api.catalog import Catalog
 from api.idempotency import PLAIN, Place, Terms, place
 from api.memory import Memory
@@ -22,11 +22,12 @@ from api.refusals import refusal
 from api.relay import Relay
 from api.requests import Facts, Requests
 from api.retries import Retries
-from api.schemas import ValidRequest
+from api.schemas import ValidRequest, check_length
 from api.serverclock import ServerClock
 from api.settings import ApiSettings
 from api.shape import Shape
 from api.ticket import Ticket
+from api.timing import Timing
 from api.tokens import Tokens
 from api.waiting import Waiting
 from api.watch import RelayWatch
@@ -99,8 +100,11 @@ class Door:
             raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
-        request = Request("POST", valid.path, named, valid.body, valid.lane, valid.width, stays=terms.stays)
+        body = salted(valid.body, tenant, valid.salt)
+        request = Request("POST", valid.path, named, body, valid.lane, valid.width, stays=terms.stays)
         prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
+        most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
+        check_length(valid, prompt_tokens, most, context, exact=self._tokens.exact(pool.workers))
         admission = await self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens, pool)
         valid = replace(valid, prompt=NOTHING)  # counted: its texts need not stay as long as the request
         if closed is not None:
@@ -113,7 +117,8 @@ class Door:
             await self._join(ticket, valid, await self._place(pool, admission, terms, closed))
 
         relay = self._relay(pool.keys, rid, readmit)
-        ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s, cold=cold)
+        shape = Shape(relay, stream=True, timing=Timing(accepted_at_s)) if valid.timing else None
+        ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s, shape=shape, cold=cold)
         try:
             # Both at once. A confirmation that comes after the admission may have missed a frame: the log has it.
             confirmed = self._channels.follow(pool.keys.channel(rid), relay)
@@ -156,7 +161,8 @@ class Door:
         ticket.lane = found.lane or ticket.lane
         self._channels.unsubscribe(keys.channel(relay.rid), relay)
         relay.rid = ticket.rid = found.rid
-        ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
+        if ticket.shape is None or not ticket.shape.stays:
+            ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
         relay.send_now = None  # what comes from now on has to be brought into shape
         await self._channels.subscribe(keys.channel(found.rid), relay)
         relay.on_gap()
@@ -235,7 +241,7 @@ class Door:
         rejects = settings.queue_modes[lane] == "reject" and bool(pool.workers)
         tenant = sharing_tenant(caller, valid.user)
         fingerprint = valid.fingerprint(tenant)
-        keep_s = settings.idempotency_ttl_s if terms.key else 0
+        keep_s = max(terms.keep_s, settings.idempotency_ttl_s if terms.key else 0)
         return Admission(
             rid=rid,
             fingerprint=fingerprint,

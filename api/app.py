@@ -15,10 +15,12 @@ from starlette.exceptions import HTTPException
 from api import problems
 from api.admission import Door
 from api.catalog import Catalog
+from api.document import document
 from api.drain import Drain
 from api.queues import Queues
 from api.requests import Requests
-from api.routes import admin, completions, lanes, models, ops
+from api.responses.store import Store
+from api.routes import admin, completions, lanes, models, ops, responses
 from api.routes import requests as request_routes
 from api.settings import ApiSettings
 from api.tokens import Tokens
@@ -65,6 +67,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
         app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens, waiting)
+        app.state.responses = stored = Store(client, ttl_s=settings.responses_ttl_s, log_ttl_s=settings.result_ttl_s)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
         failing: asyncio.Task[None] | None = None
@@ -77,6 +80,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         finally:
             if failing is not None:
                 failing.cancel()
+            await stored.close()
             await services.stop()
             await tokens.close()
             await control.aclose()
@@ -90,8 +94,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(Exception, problems.on_bug)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
-    for routes in (completions, models, ops, request_routes, admin, lanes):
+    for routes in (completions, responses, models, ops, request_routes, admin, lanes):
         app.include_router(routes.router)
+    app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way of doing it
     return app
 
 

@@ -47,8 +47,16 @@ def is_usage_chunk(data: bytes) -> bool:
 
 def usage_chunk(last: dict[str, Any], usage: Usage) -> bytes:
     """The event that carries the usage, after the chunk `last`."""
-    chunk: dict[str, Any] = {name: last[name] for name in ("id", "object", "created", "model") if name in last}
-    return _event({**chunk, "choices": [], "usage": usage_object(usage)})
+    return _event({**_outline(last), "choices": [], "usage": usage_object(usage)})
+
+
+def timing_chunk(last: dict[str, Any], timing: dict[str, Any]) -> bytes:
+    """The event that says how long what took, after the chunk `last`."""
+    return _event({**_outline(last), "choices": [], "timing": timing})
+
+
+def _outline(chunk: dict[str, Any]) -> dict[str, Any]:
+    return {name: chunk[name] for name in ("id", "object", "created", "model") if name in chunk}
 
 
 # ---- chunks to a whole
@@ -138,8 +146,13 @@ def _finished(choice: dict[str, Any], index: int, *, chat: bool) -> dict[str, An
 
 
 def to_chunks(body: bytes, *, usage: bool) -> list[bytes]:
-    """The events of a stream that says what the whole answer in `body` says; `usage`: also how many tokens."""
+    """The events of a stream that says what the whole answer in `body` says; `usage`: also how many tokens.
+
+    What is no completion, such as embeddings, is one event.
+    """
     whole = _decode(body)
+    if whole.get("object") not in {_CHAT, _TEXT}:
+        return [_event(whole), DONE]
     chat = whole.get("object") == _CHAT
     outline = {name: value for name, value in whole.items() if name not in {"choices", "usage"}}
     outline["object"] = _CHAT_CHUNK if chat else _TEXT

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 
+import msgspec
 from fastapi import Request
 
 from shared.errors import invalid_api_key
@@ -43,6 +44,22 @@ def sharing_tenant(caller: str, user: str) -> str:
     if caller != ANONYMOUS or not user:
         return caller
     return "user-" + (user if _PLAIN_NAME.fullmatch(user) else _digest(user))
+
+
+def salted(body: bytes, caller: str, own: str | None) -> bytes:
+    """A body with the salt of the engine's prefix cache, which parts what one tenant's prompts have in it from others'.
+
+    `own` is the salt that the client has sent: it parts a tenant's prompts further. Without keys there are no tenants
+    that could be kept from each other, and it stands alone. None: the engine's route knows no salt. `body` is a JSON
+    object that is not empty, without a salt.
+    """
+    salt = own
+    if own is not None and caller.startswith(_KEYED):
+        salt = hashlib.sha256(f"{caller}\0{own}".encode("utf-8", "surrogatepass")).hexdigest() if own else caller
+    if not salt:
+        return body
+    start = body.index(b"{") + 1
+    return b'%b"cache_salt":%b,%b' % (body[:start], msgspec.json.encode(salt), body[start:])
 
 
 def may_see(caller: str, tenant: str) -> bool:

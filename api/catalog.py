@@ -77,3 +77,8 @@ class Catalog:
         if model not in cards:
             raise model_not_found(model)
         return cards[model]
+
+    def context_of(self, model: str) -> int:
+        """Tokens that a model can read, as its card says; 0 when that is not known. Looks at what was read last."""
+        longest = self._models.cards.get(model, {}).get("max_model_len")
+        return longest if isinstance(longest, int) else 0

@@ -41,6 +41,7 @@ class Terms:
         strict: refuse a request whose key is in progress, instead of joining it.
         retry: an SDK tries again.
         stays: the request goes on when its client is gone.
+        keep_s: how long the answer stays at least, when that is longer than any answer does; 0: it need not.
         patience: how long the client waits. A request that joins another one has that one's deadline.
     """
 
@@ -49,6 +50,7 @@ class Terms:
     retry: bool = False
     stays: bool = False
     patience: Patience = ENDLESS
+    keep_s: int = 0
 
     @property
     def joins(self) -> bool:

@@ -86,7 +86,7 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
         return Response(status_code=_CLIENT_GONE)
     except Exception:
         log.exception("%s %s", request.method, request.url.path)
-        return problems.response(errors.internal_error())
+        return await problems.on_request_error(request, errors.internal_error())
 
 
 def _sent_id(scope: Scope) -> bytes | None:

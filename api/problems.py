@@ -1,7 +1,8 @@
-"""The error tree → OpenAI's error envelope, status and headers. Every refusal of a replica goes through here."""
+"""The error tree → status, headers and body. All refusals of a replica go through here, are counted and logged."""
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from api import dialects
 from shared import errors
 from shared.errors import RequestError
 from shared.metrics import REJECTED
@@ -24,20 +26,14 @@ _BUSY = 503
 _SERVER_FAULT = 500
 _FIRST_ERROR, _LAST_ERROR = 400, 600
 _CONTEXT_PHRASE = "This model's maximum context length is"
-_ERROR_EVENT = b'{"error":'
+_ERROR_EVENTS = (b'{"error":', b'{"type":"error"')
 _REFUSAL_CODES = {404: "not_found", 413: "request_too_large", 422: "unprocessable_entity", 501: "not_implemented"}
+_NOT_FOUND, _NO_ROUTE = 404, b'{"detail":"Not Found"}'
 _JITTER = 0.2
+_SHOWN_CHARS = 200
+_COME_AGAIN = frozenset({429, 503})
 
-
-def envelope(error: RequestError) -> bytes:
-    """The body of an error: `{"error": {"message", "type", "param", "code"}}`."""
-    body = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
-    return msgspec.json.encode({"error": body})
-
-
-def event(error: RequestError) -> bytes:
-    """An error as the last event of a stream whose status has been sent."""
-    return b"data: %b\n\n" % envelope(error)
+log = logging.getLogger(__name__)
 
 
 def headers(error: RequestError) -> dict[str, str]:
@@ -65,9 +61,22 @@ def _retry_headers(after_s: float, *, own_turn: bool) -> dict[str, str]:
     return {"Retry-After": str(max(1, seconds)), "retry-after-ms": str(max(1, math.ceil(exact_s * 1000)))}
 
 
-def response(error: RequestError, extra: dict[str, str] | None = None) -> Response:
-    """The whole HTTP response of an error."""
-    return Response(envelope(error), error.status, {**headers(error), **(extra or {})}, "application/json")
+def response(error: RequestError, path: str, extra: dict[str, str] | None = None) -> Response:
+    """The whole HTTP response of an error to a client that has called `path`."""
+    body = dialects.envelope(error, path)
+    return Response(body, error.status, {**headers(error), **(extra or {})}, "application/json")
+
+
+def note(error: RequestError, path: str) -> None:
+    """Counts a refusal and logs it, both under its code. Clients that are told to come again later may be many."""
+    REJECTED.labels(code=error.code).inc()
+    level = logging.DEBUG if error.status in _COME_AGAIN else logging.INFO
+    log.log(level, "refused %s: %d %s: %s", _shown(path), error.status, error.code, _shown(error.message))
+
+
+def _shown(text: str) -> str:
+    """What clients have sent, on one line of the log and in its alphabet."""
+    return text[:_SHOWN_CHARS].encode("unicode_escape").decode("ascii")
 
 
 _BY_REASON: dict[str, Callable[[], RequestError]] = {
@@ -89,16 +98,19 @@ def of_end(end: Meta) -> RequestError:
     return errors.engine_error(end.message or "The engine failed on this request.")
 
 
-def of_refusal(status: int, body: bytes) -> RequestError:
+def of_refusal(status: int, body: bytes, model: str = "", path: str = "") -> RequestError:
     """An engine's refusal as one of ours: its words are kept, since clients match on them; its code becomes OpenAI's.
 
-    `body` is the engine's error body, in vLLM's envelope or in FastAPI's (`{"detail": …}`).
+    `body` is the engine's error body, in vLLM's envelope or in FastAPI's (`{"detail": …}`). `model` and `path`: who was
+    asked for what, where that is known.
     """
+    if status == _NOT_FOUND and body == _NO_ROUTE and model:
+        return errors.endpoint_not_supported(model, path)
     try:
         answer = msgspec.json.decode(body)
     except msgspec.DecodeError:
         answer = {}
-    fault = answer.get("error") if isinstance(answer, dict) else None
+    fault = (answer.get("error") or answer.get("detail")) if isinstance(answer, dict) else None
     if not isinstance(fault, dict):
         fault = {"message": str(fault or answer or "The engine refused the request.")}
     message = str(fault.get("message") or "The engine refused the request.")
@@ -121,7 +133,7 @@ def _refusal_code(status: int, message: str) -> str:
 def of_first_event(first: bytes) -> RequestError | None:
     """The refusal that an engine sends as the only event of a stream, so that it still gets its status; else None."""
     _, found, rest = first.partition(b"data: ")
-    if not found or not rest.startswith(_ERROR_EVENT):
+    if not found or not rest.startswith(_ERROR_EVENTS):
         return None
     body = rest.partition(b"\n\n")[0]
     try:
@@ -133,11 +145,11 @@ def of_first_event(first: bytes) -> RequestError | None:
 
 async def on_request_error(request: Request, error: Exception) -> Response:
     """FastAPI's handler of RequestError."""
-    del request
     if not isinstance(error, RequestError):
         raise error
-    REJECTED.labels(code=error.code).inc()
-    return response(error)
+    path = request.scope["path"]
+    note(error, path)
+    return response(error, path)
 
 
 async def on_broker_error(request: Request, error: Exception) -> Response:
@@ -148,22 +160,23 @@ async def on_broker_error(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """FastAPI's handler of everything that nobody expected; the server logs it."""
-    del request, error
-    return response(errors.internal_error())
+    del error
+    return await on_request_error(request, errors.internal_error())
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """FastAPI's handler of unknown paths and wrong methods."""
     if not isinstance(error, HTTPException):
         raise error
+    path = request.scope["path"]
     if error.status_code == 404:  # noqa: PLR2004
-        problem = errors.not_found(f"{request.method} {request.url.path}")
+        problem = errors.not_found(f"{request.method} {path}")
     elif error.status_code == 405:  # noqa: PLR2004
-        message = f"{request.method} is not allowed on {request.url.path}."
-        problem = RequestError(405, "method_not_allowed", message, should_retry=False)
+        problem = errors.method_not_allowed(request.method, path)
     else:
         problem = RequestError(error.status_code, "invalid_request_error", str(error.detail), should_retry=False)
-    return response(problem, dict(error.headers or {}))
+    note(problem, path)
+    return response(problem, path, dict(error.headers or {}))
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

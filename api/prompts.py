@@ -1,11 +1,14 @@
 """What of a request the model will read: texts, token ids, other media. Counted by `tokens.py`.
 
+What has no place in a request is left to the engine to refuse.
+
 Left out, because vLLM puts it into no prompt or only a few templates do: `response_format`, `documents`, the reasoning
 of earlier turns, names of speakers.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +43,7 @@ NOTHING = Prompt()
 
 
 def of_chat(fields: dict[str, Any]) -> Prompt:
-    """The prompt of a conversation. What has no place in one is left to the engine to refuse."""
+    """The prompt of a conversation."""
     texts: list[str] = []
     media = 0
     for message in fields["messages"]:
@@ -77,6 +80,55 @@ def of_completion(fields: dict[str, Any]) -> Prompt:
     texts = [one for one in prompt if isinstance(one, str)]
     ids = sum(len(one) for one in prompt if isinstance(one, list))
     return Prompt(_few(texts), ids=ids, media=media, prompts=len(texts))
+
+
+def of_messages(fields: dict[str, Any]) -> Prompt:
+    """The prompt of a conversation in Anthropic's form."""
+    texts: list[str] = []
+    media = 0
+    turns = [message.get("content") for message in fields["messages"] if isinstance(message, dict)]
+    for content in (fields.get("system"), *turns):
+        found = list(_blocks(content))
+        texts += [text for text in found if text is not None]
+        media += found.count(None)
+    tools = fields.get("tools")
+    return Prompt(
+        _few(texts),
+        tools_text(tools) if tools and isinstance(tools, list) else "",
+        media=media,
+        messages=len(fields["messages"]) + bool(fields.get("system")),
+    )
+
+
+def of_inputs(*inputs: object) -> Prompt:
+    """Texts, token ids or lists of either that are read one by one and continued by nothing."""
+    texts: list[str] = []
+    ids = media = 0
+    for one in inputs:
+        items = one if isinstance(one, list) and not (one and isinstance(one[0], int)) else [one]
+        for item in items:
+            if isinstance(item, str):
+                texts.append(item)
+            elif isinstance(item, list):
+                ids += len(item)
+            else:
+                media += item is not None
+    return Prompt(_few(texts), ids=ids, media=media, prompts=len(texts))
+
+
+def _blocks(content: object) -> Iterator[str | None]:
+    """The texts of Anthropic's content blocks; None for what is another medium."""
+    if isinstance(content, str):
+        yield content
+        return
+    for block in content if isinstance(content, list) else ():
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "tool_result":
+            yield from _blocks(block.get("content"))
+        elif kind == "tool_use":
+            yield f"{block.get('name')} {json.dumps(block.get('input'), ensure_ascii=False)}"
+        elif kind != "thinking":  # earlier thoughts: few templates show them
+            yield _text_of(block)
 
 
 def _text_of(part: object) -> str | None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from api.bylane import Mode, by_lane, mode, seconds
+from api.limits import Limits
 from api.scaling import Targets
 from shared.lanes import Lane
 from shared.outcomes import Bounds
@@ -36,6 +37,14 @@ class ApiSettings(Settings):
         SecretStr(""), description="comma-separated keys for /v1/admin; empty keeps it closed"
     )
     max_body_bytes: int = Field(10_000_000, ge=1024, description="largest request body")
+    max_json_depth: int = Field(100, ge=8, le=500, description="most levels of objects and lists in a request body")
+    max_messages: int = Field(2_048, ge=1, description="most messages of a conversation")
+    max_inputs: int = Field(2_048, ge=1, description="most texts of an embedding, a score or a classification")
+    max_n: int = Field(128, ge=1, le=1_024, description="most choices of one request")
+    max_tools: int = Field(128, ge=1, description="most tools of one request")
+    max_stops: int = Field(4, ge=1, description="most stop strings of one request; vLLM has a limit of its own, also 4")
+    max_schema_bytes: int = Field(131_072, ge=256, description="largest JSON schema: of an answer, or of a tool")
+    max_prompt_tokens: int = Field(0, ge=0, description="most tokens of a prompt; 0: what the model can read")
     queue_max: int = Field(5_000, ge=1, description="most requests that may wait in one lane")
     queue_max_bytes: int = Field(1 << 30, ge=1, description="most bytes of request bodies that may wait in one lane")
     queue_max_tokens: int = Field(50_000_000, ge=1, description="most tokens of work that may wait in one lane")
@@ -66,6 +75,9 @@ class ApiSettings(Settings):
     )
     idempotency_ttl_s: int = Field(
         86_400, ge=10, description="seconds for which the answer of a request with an Idempotency-Key stays"
+    )
+    responses_ttl_s: int = Field(
+        86_400, ge=10, description="seconds for which a response of /v1/responses can be retrieved and gone on with"
     )
     heartbeat_s: float = Field(10, gt=0, description="seconds between comments on a silent stream")
     redis_grace_s: float = Field(30, gt=0, description="seconds for which streams wait for a Redis that is away")
@@ -131,6 +143,19 @@ class ApiSettings(Settings):
     def bounds(self) -> Bounds:
         """The bounds of each lane."""
         return Bounds(self.queue_max, self.queue_max_bytes, self.queue_max_tokens, self.tenant_share)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """How much one request may ask for."""
+        return Limits(
+            depth=self.max_json_depth,
+            messages=self.max_messages,
+            inputs=self.max_inputs,
+            n=self.max_n,
+            tools=self.max_tools,
+            stops=self.max_stops,
+            schema_bytes=self.max_schema_bytes,
+        )
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 
-from api import problems
+from api import dialects, problems
 from api.admission import Door
 from api.cursors import is_event_stream
 from api.observe import DIRECT_SEND
@@ -27,7 +27,7 @@ from api.ticket import Ticket
 from api.transport import hang_up_watch
 from shared.errors import BrokerUnavailableError, RequestError, broker_unavailable
 from shared.lanes import SERVICE_TIER, Lane
-from shared.metrics import DURATION, FINISHED, REJECTED, TTFT, child
+from shared.metrics import DURATION, FINISHED, TTFT, child
 from shared.wire import Meta
 
 T = TypeVar("T")
@@ -44,12 +44,14 @@ _BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
 
-def _ticket_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
+def _ticket_headers(ticket: Ticket, path: str) -> list[tuple[bytes, bytes]]:
     """What every generation's response says about itself."""
     rid, lane = ticket.rid.encode(), ticket.lane.encode()
     headers = [(b"x-request-id", rid), (b"x-penstock-request", rid), (b"x-penstock-lane", lane)]
     if ticket.lane in SERVICE_TIER:
         headers.append((b"x-penstock-service-tier", SERVICE_TIER[Lane(ticket.lane)].encode()))
+    if dialects.speaks_anthropic(path):
+        headers.append((b"request-id", rid))
     if ticket.status:
         headers.append((b"idempotency-status", ticket.status.encode()))
     return headers
@@ -75,11 +77,13 @@ class Answer:
         self._settings = settings
         self._stream = stream
         self._left = False
+        self._path = ""  # that the client has called: it decides how errors look
         self._late = False  # the stream was opened before the answer's head was known
 
     async def response(self, request: Request) -> Response:
         """The response; for a stream, once its head is known or has been waited for long enough."""
         relay = self._ticket.relay
+        self._path = request.scope["path"]
         relay.hung_up = hang_up_watch(request.scope.get(DIRECT_SEND))
         try:
             if self._stream:
@@ -109,8 +113,8 @@ class Answer:
 
     def _problem(self, error: RequestError) -> Response:
         self._leave(error.code)
-        REJECTED.labels(code=error.code).inc()
-        return problems.response(error, _as_text(_ticket_headers(self._ticket)))
+        problems.note(error, self._path)
+        return problems.response(error, self._path, _as_text(_ticket_headers(self._ticket, self._path)))
 
     def _events(self) -> EventStream:
         head = self._ticket.relay.head
@@ -120,7 +124,7 @@ class Answer:
             over=lambda: self._leave("client_gone"),
             direct=self._ticket.shape is None,
             status=head.status if head else 200,
-            headers=[*_engine_headers(head), *_ticket_headers(self._ticket), *_STREAM_HEADERS],
+            headers=[*_engine_headers(head), *_ticket_headers(self._ticket, self._path), *_STREAM_HEADERS],
             settings=self._settings,
         )
 
@@ -150,7 +154,7 @@ class Answer:
         except (RequestError, BrokerUnavailableError) as error:
             fault = error if isinstance(error, RequestError) else broker_unavailable()
             outcome = fault.code
-            yield problems.event(fault)
+            yield self._error_event(fault)
         finally:
             self._leave(outcome)
 
@@ -173,10 +177,17 @@ class Answer:
         elif self._ticket.shape is None:
             self._ticket.shape = Shape(self._ticket.relay, stream=True)
 
+    def _error_event(self, fault: RequestError) -> bytes:
+        """The last event of a stream that breaks off."""
+        problems.note(fault, self._path)
+        return dialects.event(fault, self._path)
+
     async def _last_event(self, end: Meta) -> bytes:
         """What follows the answer's own events."""
         if end.state != "succeeded":
-            return problems.event(await self._fault(end))
+            fault = await self._fault(end)
+            problems.note(fault, self._path)
+            return dialects.event(fault, self._path)
         return b"" if self._ticket.shape is None else self._ticket.shape.end(end)
 
     async def _whole(self, request: Request) -> Response:
@@ -193,9 +204,11 @@ class Answer:
         self._leave("succeeded")
         if head is None:
             return Response(status_code=_BAD_GATEWAY)
-        ours = _ticket_headers(self._ticket)
+        ours = _ticket_headers(self._ticket, self._path)
         if head.status >= _FIRST_ERROR_STATUS:
-            return problems.response(problems.of_refusal(head.status, body), _as_text(ours))
+            refusal = problems.of_refusal(head.status, body, self._ticket.model, self._path)
+            problems.note(refusal, self._path)
+            return problems.response(refusal, self._path, _as_text(ours))
         kind = next((value for name, value in head.headers if name == "content-type"), _JSON_TYPE)
         if self._ticket.shape is not None:
             kind = _JSON_TYPE
@@ -210,6 +223,11 @@ class Answer:
     def _unheard(self) -> Response:
         self._leave("client_gone")
         return Response(status_code=499)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response says about its request."""
+        return _as_text(_ticket_headers(self._ticket, self._path))
 
     def _observe_first(self) -> None:
         ticket = self._ticket

@@ -129,6 +129,11 @@ class Tokens:
         child(PROMPT_TOKENS, how).inc(total)
         return total
 
+    def exact(self, workers: Sequence[WorkerCard]) -> bool:
+        """Whether the prompts of these workers are counted with their tokenizer, and not estimated."""
+        counting = next((card.counting for card in workers if card.counting is not None), None)
+        return counting is not None and counting.tokenizer in self._counters
+
     async def _counts(self, counter: Counter, texts: Sequence[str]) -> int | None:
         """Tokens of these texts; None when too many prompts wait to be counted."""
         total, new = 0, []

@@ -86,6 +86,18 @@ def invalid_request(message: str, *, param: str | None = None, code: str = "inva
     return RequestError(400, code, message, param=param, should_retry=False)
 
 
+def limit_exceeded(what: str, limit: int, *, param: str | None = None) -> RequestError:
+    """400: the request has more of something than one request may have. `what` says of what, and how many it has."""
+    message = f"{what}; at most {limit} are allowed in one request."
+    return RequestError(400, "limit_exceeded", message, param=param, should_retry=False)
+
+
+def context_length_exceeded(tokens: int, limit: int) -> RequestError:
+    """400: the prompt is longer than the model can read. The first words are vLLM's: clients look for them."""
+    message = f"This model's maximum context length is {limit} tokens, but your prompt has about {tokens}."
+    return RequestError(400, "context_length_exceeded", message, param="input_tokens", should_retry=False)
+
+
 def invalid_api_key(message: str) -> RequestError:
     """401: no credentials, or wrong ones."""
     return RequestError(401, "invalid_api_key", message)
@@ -108,6 +120,23 @@ def not_found(what: str) -> RequestError:
     return RequestError(404, "not_found", f"{what} was not found.")
 
 
+def endpoint_not_supported(model: str, path: str) -> RequestError:
+    """404: the engine of this model does not know the route: a chat model has no embeddings, or the other way."""
+    message = f"The model `{model}` does not answer {path}. Ask another model, or another endpoint."
+    return RequestError(404, "endpoint_not_supported", message, param="model", should_retry=False)
+
+
+def method_not_allowed(method: str, path: str) -> RequestError:
+    """405: the path is right, the method is not."""
+    return RequestError(405, "method_not_allowed", f"{method} is not allowed on {path}.", should_retry=False)
+
+
+def unsupported_media_type(sent: str) -> RequestError:
+    """415: the body is not said to be JSON, or is compressed."""
+    message = f"Send the body as plain JSON (`Content-Type: application/json`), not as `{sent}`."
+    return RequestError(415, "unsupported_media_type", message, should_retry=False)
+
+
 def invalid_cursor(message: str) -> RequestError:
     """400: a stream cannot be gone on with from there."""
     return RequestError(400, "invalid_cursor", message, param="Last-Event-ID", should_retry=False)
@@ -123,6 +152,13 @@ def result_expired(rid: str) -> RequestError:
     """410: the request was there, its answer is not kept any more."""
     message = f"The answer of {rid} is not kept any more. Send the request again, under a new idempotency key if any."
     return RequestError(410, "result_expired", message, should_retry=False)
+
+
+def previous_response_not_found(response: str) -> RequestError:
+    """400, as OpenAI has it: there is no such response to go on with, or it belongs to somebody else."""
+    message = f"Previous response with id `{response[:64]}` not found."
+    param = "previous_response_id"
+    return RequestError(400, "previous_response_not_found", message, param=param, should_retry=False)
 
 
 def idempotency_key_mismatch() -> RequestError:

@@ -12,6 +12,8 @@ import time
 
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's alphabet, lower case
 _ULID_DIGITS = 26
+_TIME_DIGITS = 10
+"""Of a ULID: its first digits are the time."""
 MAX_SHARDS = len(_BASE32)
 _PREFIX = "req_"
 
@@ -36,6 +38,14 @@ def shard_of(rid: str) -> int:
         msg = f"not a request id: {rid!r}"
         raise ValueError(msg)
     return _BASE32.index(rid[len(_PREFIX)])
+
+
+def created_ms(rid: str) -> int:
+    """When a request id was made, in Unix milliseconds of the clock of the replica that made it."""
+    milliseconds = 0
+    for digit in rid[len(_PREFIX) + 1 : len(_PREFIX) + 1 + _TIME_DIGITS]:
+        milliseconds = 32 * milliseconds + _BASE32.index(digit)
+    return milliseconds
 
 
 def new_worker_id() -> str:

@@ -81,6 +81,14 @@ class Keys:
         """String: `rid|fingerprint` of an idempotency key."""
         return f"{self.base}idem:{scope_hash}"
 
+    def response(self, rid: str) -> str:
+        """String: what was asked of a stored response, packed (`api/responses/store.py`)."""
+        return f"{self.base}rs:{rid}"
+
+    def response_object(self, rid: str) -> str:
+        """String: a stored response as it ended, packed."""
+        return f"{self.base}ro:{rid}"
+
     def lease(self, wid: str) -> str:
         """String with a TTL: the worker lives."""
         return f"{self.base}w:{wid}"

@@ -53,7 +53,7 @@ PROMPT_TOKENS = Counter(
     ["how"],
 )
 JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
-REJECTED = Counter("penstock_requests_rejected_total", "Requests refused, by error code.", ["code"])
+REJECTED = Counter("penstock_requests_rejected_total", "Errors told to clients, by code.", ["code"])
 TURNED_AWAY = Counter(
     "penstock_requests_turned_away_total",
     "Requests that got no place on the queue, by reason: admit's answer, or an error code.",

@@ -24,10 +24,11 @@ from worker.rendered import SEPARATOR, Delivered, created_of
 log = logging.getLogger(__name__)
 
 _CHAT = "/v1/chat/completions"
-_PATHS = (_CHAT, "/v1/completions")
+_MESSAGES = "/v1/messages"
+_PATHS = (_CHAT, "/v1/completions", _MESSAGES, "/v1/responses")
 _GUIDES = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _COUNTERS = ("presence_penalty", "frequency_penalty", "repetition_detection", "thinking_token_budget", "bad_words")
-_OTHERS = ("echo", "top_logprobs", "logprob_token_ids", "vllm_xargs", "watermarking")
+_OTHERS = ("include", "echo", "top_logprobs", "logprob_token_ids", "vllm_xargs", "watermarking")
 _MUST_VERIFY_IF_TRUE = (*_GUIDES, *_COUNTERS, *_OTHERS)
 _MUST_VERIFY_IF_GIVEN = ("seed", "prompt_logprobs")
 _IMPOSSIBLE = ("use_beam_search", "kv_transfer_params", "prompt_embeds")
@@ -86,7 +87,7 @@ def policy_of_stream(request: Request, capabilities: Capabilities) -> Policy | N
         return None
     if not isinstance(body, dict) or any(body.get(name) for name in _IMPOSSIBLE) or _several(body):
         return None
-    return Policy.VERIFY if _must_verify(body, chat=request.path == _CHAT) else Policy.CONTINUE
+    return Policy.VERIFY if _must_verify(body, request.path) else Policy.CONTINUE
 
 
 def _several(body: dict[str, Any]) -> bool:
@@ -96,19 +97,36 @@ def _several(body: dict[str, Any]) -> bool:
     return body.get("n") not in {None, 1} or prompts > 1
 
 
-def _must_verify(body: dict[str, Any], *, chat: bool) -> bool:
+def _must_verify(body: dict[str, Any], path: str) -> bool:
     """Whether the next token depends on more than the tokens before it, or more than tokens was delivered."""
-    response_format = body.get("response_format")
-    guided = isinstance(response_format, dict) and response_format.get("type") != "text"
-    forced = body.get("tool_choice") not in (None, "none", "auto")
     logprobs = body.get("logprobs")
     return (
-        guided
-        or forced
-        or (bool(logprobs) if chat else logprobs is not None)
+        (_is_guided_message(body) if path == _MESSAGES else _is_guided(body))
+        or (bool(logprobs) if path == _CHAT else logprobs is not None)
         or any(body.get(name) for name in _MUST_VERIFY_IF_TRUE)
         or any(body.get(name) is not None for name in _MUST_VERIFY_IF_GIVEN)
     )
+
+
+def _is_guided(body: dict[str, Any]) -> bool:
+    """Whether a grammar decides about the next token, as OpenAI's fields say it."""
+    response_format = body.get("response_format") or _text_format(body)
+    guided = isinstance(response_format, dict) and response_format.get("type") != "text"
+    return guided or body.get("tool_choice") not in (None, "none", "auto")
+
+
+def _is_guided_message(body: dict[str, Any]) -> bool:
+    """The same, as Anthropic's fields say it; or a budget for thinking, which counts its tokens."""
+    choice, output, thinking = (body.get(name) for name in ("tool_choice", "output_config", "thinking"))
+    forced = isinstance(choice, dict) and choice.get("type") not in {"auto", "none"}
+    guided = isinstance(output, dict) and output.get("format") is not None
+    return forced or guided or (isinstance(thinking, dict) and thinking.get("type") == "enabled")
+
+
+def _text_format(body: dict[str, Any]) -> object:
+    """What a request for a response says about its form."""
+    text = body.get("text")
+    return text.get("format") if isinstance(text, dict) else None
 
 
 class Resumption:

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from worker.rendered_responses import PREFIX, parts_of_event
+
 Part = tuple[tuple[object, ...], str | list[Any]]
 """What an event adds to one thing that a client accumulates: which thing, and the text or the items."""
 
@@ -70,20 +72,24 @@ def created_of(data: bytes) -> bytes | None:
 
 
 def parts_of(event: bytes) -> Iterator[Part]:
-    """What one event adds; nothing for a comment. Raises ValueError when it is no chunk of a completion."""
-    if not event.startswith(b"data: "):
-        if event and not event.startswith(b":"):
-            raise ValueError("not an event of a completion")
+    """What one event adds; nothing for a comment. Raises ValueError when it is no chunk of a completion.
+
+    An event that has a name is one of a response, or of Anthropic's.
+    """
+    if not event or event.startswith(b":"):
         return
-    data = event[6:]
+    named, _, data = (b"", b"", event[6:]) if event.startswith(b"data: ") else event.partition(b"data: ")
+    if not data or (named and not named.startswith(b"event: ")):
+        raise ValueError("not an event of a completion")
     if data == b"[DONE]":
         yield ("done",), [True]
         return
     try:
-        for key, value in _parts(_decode(data)):
+        parts = parts_of_event if named.startswith(PREFIX) else _message_parts if named else _parts
+        for key, value in parts(_decode(data)):
             if value:
                 yield key, value
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("an event of another shape than a completion's") from error
 
 
@@ -131,3 +137,26 @@ def _logprob_tokens(logprobs: dict[str, Any] | None) -> list[Any]:
 
 def _scalar(value: object) -> list[Any]:
     return [] if value is None else [value]
+
+
+def _message_parts(event: dict[str, Any]) -> Iterator[Part]:
+    """Of an event in Anthropic's form. Ids and signatures are drawn at random: that there is one is compared."""
+    kind, index = event["type"], event.get("index", 0)
+    usage = event.get("usage") or {}
+    if kind == "message_start":
+        yield (kind,), [event["message"]["usage"]["input_tokens"]]
+    elif kind == "content_block_start":
+        block = event["content_block"]
+        yield (index, kind), [(block["type"], block.get("name"))]
+        for name in ("text", "thinking"):
+            yield (index, name), block.get(name) or ""
+    elif kind == "content_block_delta":
+        delta = event["delta"]
+        yield (index, "signature"), [True] if delta["type"] == "signature_delta" else []
+        for name in ("text", "thinking", "partial_json"):
+            yield (index, name), delta.get(name) or ""
+    elif kind == "message_delta":
+        reason = event["delta"].get("stop_reason"), event["delta"].get("stop_sequence")
+        yield (kind,), [(reason, usage.get("input_tokens"), usage.get("output_tokens"))]
+    elif kind != "ping":
+        yield (index, kind), [event.get("error", True)]

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, /v1/completions and /generate.
+"""The routes that engines answer: those of `api/surface.py`.
 
 The endpoints take the request as it came, so that `Outermost` can call them without FastAPI's routing and dependencies.
 """
@@ -6,24 +6,28 @@ The endpoints take the request as it came, so that `Outermost` can call them wit
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.auth import tenant_of
 from api.idempotency import terms_of
-from api.schemas import ValidRequest, nested_too_deeply, validate_chat, validate_completion, validate_generate
+from api.schemas import nested_too_deeply
 from api.sse import Answer
+from api.surface import ROUTES, Route, Validate
 from api.ticket import Ticket
-from shared.errors import request_too_large
+from shared.errors import request_too_large, unsupported_media_type
 
-router = APIRouter(tags=["generation"])
-Validate = Callable[[bytes, str | None], ValidRequest]
-_FORWARDED = ("content-type", "traceparent", "tracestate")
+router = APIRouter()
+Endpoint = Callable[[Request], Awaitable[Response]]
+_FORWARDED = ("traceparent", "tracestate")
+"""Headers that reach the engine. `X-Vllm-Priority`, `X-Session-ID` and their like are not a client's to set."""
+_SHOWN_CHARS = 60
+_JSON = ("content-type", "application/json")
 
 
-async def _body(request: Request, declared: str) -> bytes:
+async def body_of(request: Request, declared: str) -> bytes:
     """The request body; `declared` is its content-length. Raises RequestError (413) as soon as it is over the limit."""
     limit: int = request.app.state.settings.max_body_bytes
     if declared.isascii() and declared.isdecimal() and int(declared) > limit:
@@ -35,6 +39,15 @@ async def _body(request: Request, declared: str) -> bytes:
             raise request_too_large(limit)
         parts.append(part)
     return b"".join(parts)
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Raises RequestError (415) for a body that is not said to be plain JSON. Silence is taken for that."""
+    kind, encoding = headers.get("content-type"), headers.get("content-encoding", "identity")
+    if kind is not None and kind.partition(";")[0].strip().lower() != _JSON[1]:
+        raise unsupported_media_type(kind[:_SHOWN_CHARS])
+    if encoding.strip().lower() != "identity":
+        raise unsupported_media_type(encoding[:_SHOWN_CHARS])
 
 
 async def _answer(request: Request, validate: Validate) -> Response:
@@ -52,31 +65,19 @@ async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool]
     state = request.app.state
     tenant = await tenant_of(request)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
-    body = await _body(request, headers.get("content-length", ""))
+    check_encoding(headers)
+    body = await body_of(request, headers.get("content-length", ""))
     try:
-        valid = validate(body, headers.get("x-priority-lane"))
+        valid = validate(body, headers.get("x-priority-lane"), state.settings.limits)
     except RecursionError as error:  # it could just be read, and not be written again
         raise nested_too_deeply() from error
-    forwarded = [(name, headers[name]) for name in _FORWARDED if name in headers]
+    forwarded = [_JSON, *((name, headers[name]) for name in _FORWARDED if name in headers)]
     return await state.door.enter(valid, tenant, forwarded, terms_of(headers)), valid.stream
 
 
-@router.post("/v1/chat/completions")
-async def chat_completions(request: Request) -> Response:
-    """Answers a conversation; with `stream: true` as Server-Sent Events."""
-    return await _answer(request, validate_chat)
-
-
-@router.post("/v1/completions")
-async def completions(request: Request) -> Response:
-    """Continues a prompt; with `stream: true` as Server-Sent Events."""
-    return await _answer(request, validate_completion)
-
-
-@router.post("/generate")
-async def generate(request: Request) -> Response:
-    """Prompt in, text out: `{"prompt": …}` → `{"text": …, "usage": …}`. Takes the parameters of /v1/completions."""
-    answer = await _answer(request, validate_generate)
+async def _generate(request: Request, validate: Validate) -> Response:
+    """A completion, answered with its text and little else."""
+    answer = await _answer(request, validate)
     if answer.status_code != 200:  # noqa: PLR2004
         return answer
     completion = json.loads(bytes(answer.body))
@@ -91,9 +92,18 @@ async def generate(request: Request) -> Response:
     return Response(json.dumps(plain), 200, headers, "application/json")
 
 
-DIRECT: dict[str, Callable[[Request], Awaitable[Response]]] = {
-    "/v1/chat/completions": chat_completions,
-    "/v1/completions": completions,
-    "/generate": generate,
-}
+def endpoint_of(route: Route) -> Endpoint:
+    """The endpoint of one row of the table."""
+    answer = _generate if route.path == "/generate" else _answer
+
+    async def endpoint(request: Request) -> Response:
+        return await answer(request, route.validate)
+
+    return endpoint
+
+
+DIRECT: dict[str, Endpoint] = {route.path: endpoint_of(route) for route in ROUTES}
 """See observe.Outermost."""
+
+for _route in ROUTES:
+    router.add_api_route(_route.path, DIRECT[_route.path], methods=["POST"], summary=_route.what)

@@ -22,6 +22,9 @@ from worker.settings import WorkerSettings
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+MESSAGES = "/v1/messages"
+NAME = "resumed"
+"""Of every model here: Anthropic's requests must name one."""
 PATHS = [CHAT, COMPLETIONS]
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -53,6 +56,7 @@ async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     flags = [] if kind == "sim" else ["--enforce-eager", "--max-num-seqs", "4"]
     flags += _PARSERS if kind == "scripted" else ()
     name = "sim" if kind == "sim" else "vllm"
+    flags += [] if kind == "sim" else ["--served-model-name", NAME]
     engine = load_engine(WorkerSettings(engine=name, model=_model(kind, tmp_path_factory.mktemp("model"))), flags)
     try:
         await engine.start()
@@ -67,6 +71,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def asking(path: str, **extra: Any) -> dict[str, Any]:
+    if path == MESSAGES:
+        say = [{"role": "user", "content": "What is a queue?"}]
+        return {"model": NAME, "messages": say, "max_tokens": 16, "temperature": 0, "stream": True, **extra}
     prompt = {"messages": [{"role": "user", "content": "What is a queue?"}]} if path == CHAT else {"prompt": "A queue"}
     return {**prompt, "max_tokens": 16, "temperature": 0, **USAGE, **extra}
 
@@ -76,14 +83,15 @@ async def unbroken(engine: Engine, path: str, body: dict[str, Any]) -> Unbroken:
     exchange = Unbroken(engine, path, body)
     await exchange.run()
     assert exchange.status == 200, exchange.body
-    assert exchange.events[-1] == "[DONE]"
+    last = exchange.body.rstrip().rpartition(b"\n\n")[2]
+    assert last == b"data: [DONE]" or last.startswith(b"event: message_stop\n")
     assert b'"error"' not in exchange.body, exchange.body
     return exchange
 
 
 async def _stride(engine: Engine) -> int:
     """The demo model's text is arbitrary, the scripted one's is made to be cut anywhere."""
-    return 3 if (await engine.models())[0]["id"] == "penstock-demo" else 1
+    return 1 if engine.name == "sim" or "scripted" in str((await engine.models())[0]["root"]) else 3
 
 
 async def check_every_cut(engine: Engine, path: str, body: dict[str, Any], policy: Policy) -> dict[Any, Any]:
@@ -98,7 +106,7 @@ async def check_every_cut(engine: Engine, path: str, body: dict[str, Any], polic
         assert resumed.policy is policy
         assert said(cut.data + resumed.sent) == expected, where
         names = re.findall(rb'"(?:id|created)":(?:"c[^"]+"|\d+)', cut.data + resumed.sent)
-        assert len({name for name in names if b"tool" not in name}) == 2, names
+        assert len({name for name in names if b"tool" not in name}) == (1 if path == MESSAGES else 2), names
         assert resumed.token_ids == whole.journal.token_ids, where
         assert getattr(engine, "unfinished", 0) == 0, "the engine still generates for nobody"
         assert resumed.usage == (whole.journal.prompt_tokens, whole.journal.completion_tokens), where
@@ -236,6 +244,36 @@ async def test_reasoning_words_and_a_tool_call_of_a_script(vllm: Engine, kind: s
     assert expected[0, "call", 0, "name"] == "look"
     assert json.loads(expected[0, "call", 0, "arguments"]) == {"at": "the queue"}
     assert expected[0, "finish_reason"] == ["tool_calls"]
+
+
+async def test_a_message_up_to_its_token_limit(engine: Engine) -> None:
+    expected = await check_every_cut(engine, MESSAGES, asking(MESSAGES), Policy.CONTINUE)
+    assert expected["message_delta",][0][0] == ("max_tokens", None)
+
+
+async def test_a_message_with_a_thought_words_and_a_tool_call_of_a_script(vllm: Engine, kind: str) -> None:
+    if kind != "scripted":
+        pytest.skip("only the scripted model thinks and calls")
+    look = {"name": "look", "input_schema": {"type": "object"}}
+    expected = await check_every_cut(vllm, MESSAGES, asking(MESSAGES, max_tokens=60, tools=[look]), Policy.CONTINUE)
+    assert expected[0, "thinking"].split() == [word.strip() for word in scripted_models.THOUGHT]
+    assert expected[1, "text"].strip() == ("".join(scripted_models.WORDS) + scripted_models.SIGNS).strip()
+    assert expected[2, "content_block_start"] == [("tool_use", "look")]
+    assert json.loads(expected[2, "partial_json"]) == {"at": "the queue"}
+    assert expected["message_delta",][0][0] == ("tool_use", None)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"stop_sequences": ["never said by anybody", " w7"]},
+        {"output_config": {"format": {"type": "json_schema", "schema": {"type": "boolean"}}}},
+    ],
+    ids=["stop", "grammar"],
+)
+async def test_messages_that_end_early_or_by_a_grammar(vllm: Engine, extra: dict[str, Any]) -> None:
+    policy = Policy.VERIFY if "output_config" in extra else Policy.CONTINUE
+    await check_every_cut(vllm, MESSAGES, asking(MESSAGES, max_tokens=40, **extra), policy)
 
 
 async def test_many_at_once(vllm: Engine, kind: str) -> None:

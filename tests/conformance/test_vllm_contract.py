@@ -45,6 +45,16 @@ def test_the_version_is_the_one_that_this_was_written_for() -> None:
             "init_app_state",
             ["engine_client", "state", "args", "supported_tasks"],
         ),
+        (
+            "vllm.entrypoints.serve.exception_handling.error_response",
+            "create_error_response",
+            ["message", "err_type", "status_code", "param"],
+        ),
+        (
+            "vllm.entrypoints.anthropic.serving",
+            "AnthropicServingMessages.message_stream_converter",
+            ["self", "generator"],
+        ),
         ("vllm.tool_parsers", "ToolParserManager.import_tool_parser", ["plugin_path"]),
         ("vllm.reasoning", "ReasoningParserManager.import_reasoning_parser", ["plugin_path"]),
         ("vllm.v1.engine.async_llm", "AsyncLLM.abort", ["self", "request_id", "internal"]),

@@ -20,6 +20,7 @@ import httpx
 import openai
 import pytest
 
+from tests.support import parity
 from tests.support.engines import engine_processes, text_of
 from tests.support.stack import Process, Stack, free_port, poll_until_ready, running_stack
 from tests.support.tiny_models import model_folder
@@ -32,7 +33,10 @@ pytestmark = [
 
 START_S = 400.0
 NAME = "parity"
-FLAGS = ("--served-model-name", NAME, "--enforce-eager", "--max-num-seqs", "8")
+FLAGS = (
+    *("--served-model-name", NAME, "--enforce-eager", "--max-num-seqs", "8"),
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+)
 _SUBJECTS = ("queue", "worker", "stream", "lane", "lease", "replica", "token", "log", "cursor", "gate")
 _QUESTIONS = ("What is a {}?", "Why does the {} stop?", "{}", "Explain the {} to a child.", "List: {}, {}, {}")
 PROMPTS = [question.format(*[subject] * 3) for question in _QUESTIONS for subject in _SUBJECTS]
@@ -40,7 +44,7 @@ REFUSED: list[dict[str, Any]] = [
     {"max_tokens": -1},
     {"temperature": 9},
     {"top_p": 2},
-    {"messages": [{"role": "user", "content": "word " * 5000}]},
+    {"messages": [{"role": "user", "content": "word " * 3000}]},  # over twice the context the replica refuses it itself
     {"tools": []},
 ]
 _OWN = {"id", "created", "system_fingerprint"}
@@ -114,7 +118,8 @@ def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     try:
         poll_until_ready(server, f"http://127.0.0.1:{port}/health", START_S)
         url = f"http://127.0.0.1:{port}"
-        return {"answers": answers(url), "refusals": refusals(url)}
+        both = {"outcomes": parity.outcomes(url, NAME), "differences": parity.differences(url, NAME)}
+        return {"answers": answers(url), "refusals": refusals(url), **both}
     finally:
         server.stop()
         server.kill()
@@ -144,6 +149,24 @@ def test_what_vllm_refuses_is_refused_with_the_same_status_and_words(stack: Stac
     for wrong, theirs, ours in zip(REFUSED, reference["refusals"], refusals(stack.apis[0].url), strict=True):
         assert ours == theirs, wrong
         assert ours[0] == 400
+
+
+def test_every_parameter_does_what_it_does_on_vllm_serve(stack: Stack, reference: dict[str, Any]) -> None:
+    mine = parity.outcomes(stack.apis[0].url, NAME)
+    asked = list(parity.requests(NAME))
+    assert len(asked) == len(mine) > 300
+    theirs = reference["outcomes"]
+    assert sum(one["status"] == 200 for one in theirs) > 100, "good ones"
+    assert sum(one["status"] != 200 for one in theirs) > 80, "bad ones"
+    wrong = [(path, body, a, b) for (path, body), a, b in zip(asked, theirs, mine, strict=True) if a != b]
+    assert not wrong, "\n\n".join(f"{path} {body}\n  serve:    {a}\n  penstock: {b}" for path, body, a, b in wrong)
+
+
+def test_where_penstock_answers_otherwise_it_is_on_purpose(stack: Stack, reference: dict[str, Any]) -> None:
+    mine = parity.differences(stack.apis[0].url, NAME)
+    for (path, body, status, why), theirs, ours in zip(parity.DIFFERENT, reference["differences"], mine, strict=True):
+        assert ours["status"] == status, (path, body, ours)
+        assert ours != theirs, f"no difference any more: {path} {body} ({why})"
 
 
 def test_the_openai_sdk_chats_and_streams(stack: Stack) -> None:

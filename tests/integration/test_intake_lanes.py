@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from typing import Any
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 from shared.hot import HotClient
 from shared.keys import Keys

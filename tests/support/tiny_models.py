@@ -15,6 +15,8 @@ from tests.support.model_parts import ROOT, make_in_process, trained_tokenizer
 
 CONTEXT_TOKENS = 1024
 NAME = "penstock-tiny"
+POOLING_FLAGS = ("--runner", "pooling", "--convert", "embed")
+"""With them vLLM loads the model for embeddings: a text's vector is the last token's hidden state, at length 1."""
 
 
 def model_folder(cache: Path) -> Path:

@@ -108,9 +108,42 @@ def test_what_depends_on_more_is_verified(body: dict[str, Any]) -> None:
     assert policy_for(request(**MESSAGES, **body), visible(), JOURNALS) is Policy.VERIFY
 
 
+@pytest.mark.parametrize(
+    ("body", "policy"),
+    [
+        ({"max_tokens": 9, "stop_sequences": ["x"], "top_k": 4}, Policy.CONTINUE),
+        ({"tools": [{}], "tool_choice": {"type": "auto"}}, Policy.CONTINUE),
+        ({"tools": [{}], "tool_choice": {"type": "none"}}, Policy.CONTINUE),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, Policy.CONTINUE),
+        ({"tools": [{}], "tool_choice": {"type": "any"}}, Policy.VERIFY),
+        ({"tools": [{}], "tool_choice": {"type": "tool", "name": "f"}}, Policy.VERIFY),
+        ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, Policy.VERIFY),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, Policy.VERIFY),
+    ],
+)
+def test_a_message_in_anthropics_form_is_continued_or_verified(body: dict[str, Any], policy: Policy) -> None:
+    assert policy_for(request("/v1/messages", **MESSAGES, **body), visible(), JOURNALS) is policy
+
+
 @pytest.mark.parametrize("body", [{"logprobs": 0}, {"echo": True}, {"prompt_logprobs": 0}])
 def test_a_completion_that_shows_more_than_its_tokens_is_verified(body: dict[str, Any]) -> None:
     assert policy_for(request("/v1/completions", prompt="a", **body), visible(), JOURNALS) is Policy.VERIFY
+
+
+@pytest.mark.parametrize(
+    ("body", "policy"),
+    [
+        ({}, Policy.CONTINUE),
+        ({"text": {"format": {"type": "text"}, "verbosity": "low"}, "tools": [{}]}, Policy.CONTINUE),
+        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, Policy.VERIFY),
+        ({"text": {"format": {"type": "json_object"}}}, Policy.VERIFY),
+        ({"tool_choice": {"type": "function", "name": "f"}}, Policy.VERIFY),
+        ({"include": ["message.output_text.logprobs"]}, Policy.VERIFY),
+        ({"seed": 3}, Policy.VERIFY),
+    ],
+)
+def test_a_response_is_continued_like_a_chat(body: dict[str, Any], policy: Policy) -> None:
+    assert policy_for(request("/v1/responses", input="x", **body), visible(), JOURNALS) is policy
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2, 3], [[1, 2]]])
@@ -126,7 +159,7 @@ def test_one_prompt_in_any_form_is_continued(prompt: Any) -> None:
         request(use_beam_search=True, **MESSAGES),
         request("/v1/completions", prompt=["a", "b"]),
         request("/v1/completions", prompt=[[1], [2]]),
-        request("/v1/responses", input="x"),
+        request("/v1/embeddings", input="x"),
         Request("POST", CHAT, [], b"[1", "standard"),
         Request("POST", CHAT, [], b"[1]", "standard"),
     ],
@@ -332,3 +365,76 @@ def test_an_explicit_error_of_the_engine_passes_behind_what_was_delivered() -> N
     resumed = Resumed(event("abc"))
     resumed.replay(event("abc"), error)
     assert resumed.sent == error
+
+
+# ---- Anthropic's events
+
+
+def named(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+def delta(index: int, **fields: Any) -> bytes:
+    return named("content_block_delta", index=index, delta=fields)
+
+
+def start(tokens: int = 5) -> bytes:
+    return named("message_start", message={"id": "m", "usage": {"input_tokens": tokens, "output_tokens": 1}})
+
+
+def opened(index: int, kind: str, **fields: Any) -> bytes:
+    return named("content_block_start", index=index, content_block={"type": kind, **fields})
+
+
+def closed(index: int) -> bytes:
+    return named("content_block_stop", index=index)
+
+
+TOOL_USE = (
+    start()
+    + opened(0, "thinking", thinking="")
+    + delta(0, type="thinking_delta", thinking="hm")
+    + delta(0, type="signature_delta", signature="x1")
+    + closed(0)
+    + opened(1, "tool_use", id="t1", name="f", input={})
+    + delta(1, type="input_json_delta", partial_json='{"a":')
+)
+
+
+def test_a_messages_ids_and_signatures_may_differ_and_what_it_says_may_not() -> None:
+    again = TOOL_USE.replace(b"x1", b"y2").replace(b"t1", b"u2")
+    rest = delta(1, type="input_json_delta", partial_json="1}") + closed(1)
+    resumed = Resumed(TOOL_USE)
+    resumed.replay(again)
+    resumed.answer.body(rest)
+    assert resumed.sent == rest
+    assert not resumed.lost
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        (b'"f"', b'"g"'),
+        (b'"hm"', b'"ho"'),
+        (b'\\"a\\"', b'\\"b\\"'),
+        (b'"input_tokens": 5', b'"input_tokens": 6'),
+        (b'"tool_use"', b'"text"'),
+        (b"content_block_stop", b"content_block_gone"),
+        (b"signature_delta", b"text_delta"),
+        (b'"index": 1', b'"index": 2'),
+    ],
+)
+def test_a_message_that_says_something_else_is_lost(said: bytes, instead: bytes) -> None:
+    assert said in TOOL_USE
+    resumed = Resumed(TOOL_USE)
+    resumed.replay(TOOL_USE.replace(said, instead))
+    resumed.answer.body(closed(1))
+    assert resumed.lost == 1
+    assert resumed.sent == b""
+
+
+def test_a_pieces_borders_are_nothing_that_a_message_says() -> None:
+    resumed = Resumed(start() + opened(0, "text", text="") + delta(0, type="text_delta", text="abc"))
+    resumed.replay(start(), opened(0, "text", text=""), *(delta(0, type="text_delta", text=one) for one in "abc"))
+    resumed.answer.body(closed(0))
+    assert resumed.sent == closed(0)

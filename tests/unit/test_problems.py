@@ -9,8 +9,9 @@ import openai
 import pytest
 from openai._models import FinalRequestOptions
 
-from api import problems
+from api import dialects, problems
 from shared import errors
+from shared.errors import RequestError
 from shared.wire import Meta
 
 openai_options = FinalRequestOptions.construct(method="post", url="/chat/completions")
@@ -23,11 +24,36 @@ def error_of(body: bytes) -> dict[str, object]:
 
 
 def test_the_envelope_is_openais() -> None:
-    error = error_of(problems.envelope(errors.model_not_found("m")))
+    error = error_of(dialects.envelope(errors.model_not_found("m"), "/v1/models"))
     assert error["type"] == "invalid_request_error"
     assert error["code"] == "model_not_found"
     assert error["param"] == "model"
     assert "/v1/models" in str(error["message"])
+
+
+def test_on_anthropics_routes_the_envelope_is_anthropics_and_the_code_is_the_same() -> None:
+    for path in ("/v1/messages", "/v1/messages/count_tokens", "/v1/messages/nothing"):
+        told = json.loads(dialects.envelope(errors.model_not_found("m"), path))
+        assert (told["type"], told["error"]["type"], told["error"]["code"]) == (
+            "error",
+            "not_found_error",
+            "model_not_found",
+        )
+    assert "type" not in json.loads(dialects.envelope(errors.model_not_found("m"), "/v1/messagesome"))
+    assert dialects.event(errors.worker_lost(), "/v1/messages").startswith(b'event: error\ndata: {"type":"error"')
+
+
+@pytest.mark.parametrize("status", range(400, 600))
+def test_every_status_has_a_word_of_anthropics(status: int) -> None:
+    told = json.loads(dialects.envelope(RequestError(status, "x", "y"), "/v1/messages"))
+    assert told["error"]["type"].endswith(("_error", "too_large"))
+
+
+def test_a_route_that_the_engine_does_not_have_is_told_by_its_name() -> None:
+    refusal = problems.of_refusal(404, b'{"detail":"Not Found"}', "chatty", "/v1/embeddings")
+    assert (refusal.status, refusal.code) == (404, "endpoint_not_supported")
+    assert "chatty" in refusal.message
+    assert "/v1/embeddings" in refusal.message
 
 
 def retry_headers(after_s: float, *, own_turn: bool = False) -> list[tuple[int, int]]:
@@ -104,7 +130,7 @@ def test_should_retry_is_sent_only_where_it_was_decided() -> None:
             "context_length_exceeded",
             "This model's maximum context length is 9 tokens.",
         ),
-        (404, b'{"detail": "Not Found"}', "not_found", "{'detail': 'Not Found'}"),
+        (404, b'{"detail": "Not Found"}', "not_found", "Not Found"),
         (422, b'{"error": {"message": "no such image"}}', "unprocessable_entity", "no such image"),
         (500, b'{"error": {"message": "boom", "code": 500}}', "engine_error", "boom"),
         (501, b'{"error": {"message": "not here"}}', "not_implemented", "not here"),
@@ -155,7 +181,7 @@ def test_every_end_without_an_answer_is_an_explicit_error(end: Meta, status: int
 
 
 def test_the_last_event_of_a_broken_stream_is_one_event() -> None:
-    event = problems.event(errors.worker_lost())
+    event = dialects.event(errors.worker_lost(), "/v1/chat/completions")
     assert event.startswith(b"data: {")
     assert event.count(b"\n\n") == 1
     assert event.endswith(b"\n\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.prompts import Prompt, of_chat, of_completion
+from api.prompts import Prompt, of_chat, of_completion, of_inputs, of_messages
 from api.schemas import validate_chat, validate_completion, validate_generate
 
 CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
@@ -93,3 +93,38 @@ def test_requests_know_their_prompt_and_their_limit() -> None:
     assert (asked.prompt, asked.output_limit, asked.width) == (Prompt(("a", "b"), prompts=2), 0, 6)
     asked = validate_generate(b'{"prompt": "a", "max_new_tokens": 9}', None)
     assert (asked.prompt, asked.output_limit) == (Prompt(("a",), prompts=1), 9)
+
+
+def test_a_conversation_in_anthropics_form() -> None:
+    blocks = [
+        {"type": "text", "text": "look"},
+        {"type": "image", "source": {"type": "base64", "data": "aaaa"}},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {"a": "ä"}},
+        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "found"}]},
+        {"type": "thinking", "thinking": "hm"},
+    ]
+    prompt = of_messages(
+        {
+            "system": [{"type": "text", "text": "be brief"}],
+            "messages": [{"role": "user", "content": blocks}, {"role": "user", "content": "and"}, 7],
+            "tools": [TOOL],
+        }
+    )
+    assert prompt.texts == ("be brief", "look", 'f {"a": "ä"}', "found", "and")
+    assert (prompt.media, prompt.messages) == (1, 4)
+    assert json.loads(prompt.tools) == [TOOL]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (("text",), Prompt(("text",), prompts=1)),
+        ((["a", "b"],), Prompt(("a", "b"), prompts=2)),
+        (([1, 2],), Prompt(ids=2)),
+        (([[1, 2], [3]],), Prompt(ids=3)),
+        (("query", ["a", {"type": "image"}]), Prompt(("query", "a"), media=1, prompts=2)),
+        (([],), Prompt()),
+    ],
+)
+def test_inputs_of_a_pooling_model(inputs: tuple[Any, ...], expected: Prompt) -> None:
+    assert of_inputs(*inputs) == expected

@@ -44,7 +44,7 @@ def spelled(keys: Keys | GlobalKeys) -> dict[str, str]:
     """Key names by attribute, with the placeholders of the document."""
     placeholder = {"queue": "<queue>", "ledger": "<queue>", "fair": "<lane>", "idempotency": "<hash>"}
     placeholder |= {"tokenizer": "<hash>"}
-    placeholder |= dict.fromkeys(("record", "body", "log", "channel"), "<rid>")
+    placeholder |= dict.fromkeys(("record", "body", "log", "channel", "response", "response_object"), "<rid>")
     placeholder |= dict.fromkeys(("lease", "dead", "run", "box", "control"), "<wid>")
     names = {}
     for name, member in inspect.getmembers(type(keys)):

@@ -7,16 +7,16 @@ at which it was made (13 hexadecimal digits of the monotonic clock), which is wh
 
 With `--faults` a request may do harm, for tests: see `sim_faults.py`.
 
-It speaks the outline of vLLM's chat and completion routes, its stream format and its error envelope. For tests, load
-tests and laptops.
+It speaks the outline of vLLM's routes, its stream formats and its error envelope. Unlike a model it can do
+everything: chat, vectors and scores. For tests, load tests and laptops.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,21 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import ConfigurationError
+from worker.engines import sim_responses
 from worker.engines.base import Capabilities, Capacity, Journal, Tokenizer, current_journal
-from worker.engines.sim_answers import TEXTS, Job, chunk_template, completion, tail_events, token_id
+from worker.engines.sim_answers import TEXTS, Job, completion, token_id
 from worker.engines.sim_faults import do_harm
-from worker.engines.sim_prompts import TOKENIZER, prompt_tokens
+from worker.engines.sim_looks import LOOKS
+from worker.engines.sim_prompts import TOKENIZER
+from worker.engines.sim_requests import FORMS, Refusal, job_of
+from worker.engines.sim_steps import Steps
+from worker.engines.sim_streams import telling_of
 from worker.settings import WorkerSettings
 
 VERSION = "1"
 _JSON_HEADERS = [(b"content-type", b"application/json")]
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _TURN_TOKENS = 16
-_DEFAULT_TOKENS = {"/v1/chat/completions": 64, "/v1/completions": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,60 +87,6 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
     )
 
 
-class _Steps:
-    """The shared step of all running sequences: waiting for the next one costs a future, not a timer each."""
-
-    def __init__(self, itl_s: float) -> None:
-        self._itl_s = itl_s
-        self._waiting: list[asyncio.Future[None]] = []
-        self._due_s = 0.0
-        self._ticking = False
-        self.hung = False  # see sim_faults.py
-        self.fails_at_s = math.inf
-        self._loop: asyncio.AbstractEventLoop | None = None  # looked up once: on 3.11 every look-up is a system call
-
-    def next(self) -> asyncio.Future[None]:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        loop = self._loop
-        future = loop.create_future()
-        self._waiting.append(future)
-        if not self._ticking:
-            self._ticking = True
-            self._due_s = loop.time()
-            self._schedule(loop)
-        return future
-
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._itl_s <= 0:
-            loop.call_soon(self._tick)
-            return
-        self._due_s = max(self._due_s + self._itl_s, loop.time())  # missed steps are skipped, not made up for
-        loop.call_at(self._due_s, self._tick)
-
-    def _tick(self) -> None:
-        if self.hung:
-            return
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            self._ticking = False
-            return
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-        self._schedule(asyncio.get_running_loop())
-
-
-class _Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
-    """The request is refused with a status."""
-
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.param = param
-
-
 class SimEngine:
     """An engines.base.Engine."""
 
@@ -146,7 +96,7 @@ class SimEngine:
 
     def __init__(self, options: SimOptions) -> None:
         self._options = options
-        self._steps = _Steps(options.itl_s)
+        self._steps = Steps(options.itl_s)
         self._text = TEXTS[options.text]
         self.running = 0
 
@@ -181,16 +131,41 @@ class SimEngine:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            job = await self._read(scope, receive)
-        except _Refusal as refusal:
-            error = {
-                "message": refusal.message,
-                "type": "BadRequestError",
-                "param": refusal.param,
-                "code": refusal.status,
-            }
-            await _reply(send, refusal.status, msgspec.json.encode({"error": error}))
-            return
+            path, fields, rid = await self._read(scope, receive)
+            if path in LOOKS:
+                await self._look(path, fields, send)
+            else:
+                await self._generate(job_of(path, fields, rid, self._options.max_model_len), send)
+        except Refusal as refusal:
+            await _reply(send, refusal.status, refusal.body())
+
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[str, dict[str, Any], str]:
+        """Path, body and id of a request. Raises Refusal."""
+        path = scope["path"]
+        if path not in FORMS and path not in LOOKS:
+            raise Refusal(404, "Not Found")
+        body = (await _body(receive)) or b"{}"
+        if self._options.faults:
+            do_harm(body, self._steps)
+        headers = dict(scope["headers"])
+        return path, msgspec.json.decode(body), headers.get(b"x-request-id", b"sim").decode()
+
+    async def _look(self, path: str, fields: dict[str, Any], send: Send) -> None:
+        """An answer that takes no steps."""
+        journal = current_journal.get()
+        self.running += 1
+        try:
+            answer, tokens = LOOKS[path](fields, self._options.name)
+            if "max_model_len" in answer:
+                answer["max_model_len"] = self._options.max_model_len
+            await self._read_prompt()
+            if journal is not None and tokens:
+                journal.usage(tokens, 0)
+            await _reply(send, 200, msgspec.json.encode(answer))
+        finally:
+            self.running -= 1
+
+    async def _generate(self, job: Job, send: Send) -> None:
         journal = current_journal.get()
         self.running += 1
         try:
@@ -201,43 +176,14 @@ class SimEngine:
         finally:
             self.running -= 1
 
-    async def _read(self, scope: Scope, receive: Receive) -> Job:
-        path = scope["path"]
-        if path not in _DEFAULT_TOKENS:
-            raise _Refusal(404, f"Not Found: {path}")
-        body = (await _body(receive)) or b"{}"
-        if self._options.faults:
-            do_harm(body, self._steps)
-        fields = msgspec.json.decode(body)
-        headers = dict(scope["headers"])
-        tokens = fields.get("max_completion_tokens") or fields.get("max_tokens") or _DEFAULT_TOKENS[path]
-        if not isinstance(tokens, int) or tokens < 1:
-            raise _Refusal(400, f"max_tokens must be at least 1, got {tokens}.", "max_tokens")
-        if fields.get("n") not in (None, 1):
-            raise _Refusal(400, "The simulated engine answers with one choice only.", "n")
-        tokens_in = prompt_tokens(fields)
-        longest = self._options.max_model_len
-        if tokens_in + tokens > longest:
-            message = (
-                f"This model's maximum context length is {longest} tokens, but {tokens_in + tokens} were asked for."
-            )
-            raise _Refusal(400, message, "input_tokens")
-        return Job(
-            rid=headers.get(b"x-request-id", b"sim").decode(),
-            chat=path == "/v1/chat/completions",
-            tokens=tokens,
-            prompt_tokens=tokens_in,
-            stream=bool(fields.get("stream")),
-            usage=bool((fields.get("stream_options") or {}).get("include_usage")),
-            created=int(time.time()),
-        )
-
     async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        front, back = chunk_template(job, self._options.name)
+        answer = telling_of(job, self._options.name)
+        await _send_all(send, answer.begun())
         await self._read_prompt()
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
+        await _send_all(send, answer.opening())
         text = self._text
         resume = journal.resume if journal is not None else None
         there = min(len(resume.token_ids), job.tokens) if resume is not None else 0
@@ -252,13 +198,10 @@ class SimEngine:
             if journal is not None:
                 journal.tokens([token_id(job.rid, index)], len(piece))
                 journal.usage(0, 1)
-            await send(
-                {"type": "http.response.body", "body": b"%b%b%b" % (front, piece.encode(), back), "more_body": True}
-            )
+            await send({"type": "http.response.body", "body": answer.token(piece), "more_body": True})
         if there == job.tokens and journal is not None:
             journal.replayed()
-        for tail in tail_events(job, self._options.name):
-            await send({"type": "http.response.body", "body": tail, "more_body": True})
+        await _send_all(send, answer.tail())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _read_prompt(self) -> None:
@@ -278,7 +221,16 @@ class SimEngine:
             if journal is not None:
                 journal.tokens([token_id(job.rid, index)], len(pieces[-1]))
                 journal.usage(0, 1)
-        await _reply(send, 200, msgspec.json.encode(completion(job, self._options.name, "".join(pieces))))
+        if job.response is not None:
+            body = sim_responses.whole(job, self._options.name, job.response, pieces.__getitem__)
+        else:
+            body = msgspec.json.encode(completion(job, self._options.name, "".join(pieces)))
+        await _reply(send, 200, body)
+
+
+async def _send_all(send: Send, events: Iterable[bytes]) -> None:
+    for event in events:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
 async def _body(receive: Receive) -> bytes:

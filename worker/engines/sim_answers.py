@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,17 +35,22 @@ def clock_text(rid: str, index: int) -> str:
 TEXTS: dict[str, Callable[[str, int], str]] = {"seeded": token_text, "clock": clock_text}
 
 
+Form = Literal["chat", "text", "message", "response"]
+"""The shape of an answer: OpenAI's chat completion or completion, or Anthropic's message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request, understood."""
+    """A request, understood. `response`: the body of one for a response."""
 
     rid: str
-    chat: bool
+    form: Form
     tokens: int
     prompt_tokens: int
     stream: bool
     usage: bool
     created: int
+    response: dict[str, Any] | None = None
 
 
 def _usage(job: Job) -> dict[str, int]:
@@ -57,24 +62,50 @@ def _usage(job: Job) -> dict[str, int]:
 
 
 def _outline(job: Job, model: str, kind: str) -> dict[str, Any]:
-    prefix = "chatcmpl" if job.chat else "cmpl"
+    prefix = "chatcmpl" if job.form == "chat" else "cmpl"
     return {"id": f"{prefix}-{job.rid}", "object": kind, "created": job.created, "model": model}
+
+
+def _message(job: Job, model: str) -> dict[str, Any]:
+    fixed = {"id": f"chatcmpl-{job.rid}", "type": "message", "role": "assistant", "model": model}
+    return {**fixed, "content": [], "stop_reason": None, "stop_sequence": None}
+
+
+def _message_usage(job: Job, tokens: int) -> dict[str, int]:
+    return {"input_tokens": job.prompt_tokens, "output_tokens": tokens}
 
 
 def completion(job: Job, model: str, text: str) -> dict[str, Any]:
     """The body of an answer that is not a stream."""
+    if job.form == "message":
+        content = [{"type": "text", "text": text}]
+        usage = _message_usage(job, job.tokens)
+        return {**_message(job, model), "content": content, "stop_reason": "max_tokens", "usage": usage}
     end = {"index": 0, "logprobs": None, "finish_reason": "length"}
-    if job.chat:
+    if job.form == "chat":
         choice = {**end, "message": {"role": "assistant", "content": text}}
         return {**_outline(job, model, "chat.completion"), "choices": [choice], "usage": _usage(job)}
     return {**_outline(job, model, "text_completion"), "choices": [{**end, "text": text}], "usage": _usage(job)}
+
+
+def head_events(job: Job, model: str) -> list[bytes]:
+    """The events before the first token."""
+    if job.form != "message":
+        return []
+    start = {"type": "message_start", "message": {**_message(job, model), "usage": _message_usage(job, 0)}}
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    return [_named(start), _named(block)]
 
 
 def chunk_template(job: Job, model: str) -> tuple[bytes, bytes]:
     """What stands before and behind a token's text in its event: JSON per token would cost more than relaying it."""
     mark = "\x00"
     choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": None}
-    if job.chat:
+    if job.form == "message":
+        delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": mark}}
+        front, back = _named(delta).split(msgspec.json.encode(mark)[1:-1])
+        return front, back
+    if job.form == "chat":
         chunk = {**_outline(job, model, "chat.completion.chunk"), "choices": [{**choice, "delta": {"content": mark}}]}
     else:
         chunk = {**_outline(job, model, "text_completion"), "choices": [{**choice, "text": mark}]}
@@ -84,9 +115,20 @@ def chunk_template(job: Job, model: str) -> tuple[bytes, bytes]:
 
 def tail_events(job: Job, model: str) -> list[bytes]:
     """The events behind the last token: finish reason, usage if asked for, [DONE]."""
-    kind = "chat.completion.chunk" if job.chat else "text_completion"
-    end: dict[str, Any] = {"index": 0, "finish_reason": "length", **({"delta": {}} if job.chat else {"text": ""})}
-    chunks = [{**_outline(job, model, kind), "choices": [end]}]
+    if job.form == "message":
+        end = {"stop_reason": "max_tokens", "stop_sequence": None}
+        usage = _message_usage(job, job.tokens)
+        last = {"type": "message_delta", "delta": end, "usage": usage}
+        return [_named({"type": "content_block_stop", "index": 0}), _named(last), _named({"type": "message_stop"})]
+    chat = job.form == "chat"
+    kind = "chat.completion.chunk" if chat else "text_completion"
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "length", **({"delta": {}} if chat else {"text": ""})}
+    chunks = [{**_outline(job, model, kind), "choices": [choice]}]
     if job.usage:
         chunks.append({**_outline(job, model, kind), "choices": [], "usage": _usage(job)})
     return [*(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks), b"data: [DONE]\n\n"]
+
+
+def _named(event: dict[str, Any]) -> bytes:
+    """An event in Anthropic's form, which says its type twice."""
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))

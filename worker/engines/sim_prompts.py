@@ -38,15 +38,41 @@ TOKENIZER = Tokenizer(
 )
 
 
+def _items(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conversation that a request for a response brings."""
+    sent, instructions = fields["input"], fields.get("instructions")
+    items = [{"content": sent}] if isinstance(sent, str) else [item for item in sent if isinstance(item, dict)]
+    return [{"content": instructions}, *items] if instructions else items
+
+
 def prompt_tokens(fields: dict[str, Any]) -> int:
     """Tokens of all prompts in a request's body: of its conversation, or of its prompts, be they texts or token ids."""
-    messages = fields.get("messages")
+    messages = _items(fields) if "input" in fields else fields.get("messages")
     if isinstance(messages, list):
-        return _CHAT_TOKENS + sum(_MESSAGE_TOKENS + _words(message.get("content")) for message in messages)
+        system = fields.get("system")
+        turns = [message.get("content") for message in messages if isinstance(message, dict)]
+        if system:
+            turns.append(system)
+        return _CHAT_TOKENS + sum(_MESSAGE_TOKENS + _words(content) for content in turns)
     prompt = fields.get("prompt")
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
         return len(prompt)
     return sum(map(_tokens, prompt)) if isinstance(prompt, list) else _tokens(prompt)
+
+
+def words_of(text: str) -> list[str]:
+    """A text's tokens, as texts."""
+    return _WORD.findall(text)
+
+
+def texts_of(messages: list[Any]) -> list[str]:
+    """The texts of a conversation."""
+    found = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [{"text": content}]
+        found += [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return found
 
 
 def _tokens(prompt: object) -> int:
@@ -57,4 +83,4 @@ def _words(content: object) -> int:
     """Words of a text, or of the parts of a message that are texts."""
     if isinstance(content, list):
         return sum(_words(part.get("text")) for part in content if isinstance(part, dict))
-    return len(_WORD.findall(content)) if isinstance(content, str) else 0
+    return len(words_of(content)) if isinstance(content, str) else 0

@@ -36,11 +36,14 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from shared.errors import EngineFailedError
-from worker.engines import vllm_chunks
+from worker.engines import vllm_chunks, vllm_faults
 from worker.engines.base import Capabilities, Capacity, Tokenizer, current_journal
 from worker.engines.vllm_guard import Guard
 from worker.engines.vllm_log import ErrorLog
+from worker.engines.vllm_messages import tell_errors
 from worker.engines.vllm_proxy import EngineProxy, Exchange, current_exchange, for_ever
+from worker.engines.vllm_reasoning import PATH as REASONING_PATH
+from worker.engines.vllm_reasoning import sending_both
 from worker.engines.vllm_tokenizer import describe, fast_tokenizer
 
 _FRONT_LAYERS: tuple[Any, ...] = (CORSMiddleware, PrometheusInstrumentatorMiddleware)
@@ -62,6 +65,7 @@ class VllmEngine:
         self._log = log
         self._priorities = args.scheduling_policy == "priority"
         self.capabilities = Capabilities(journals=True, priorities=self._priorities)
+        self._reasons = False
         self._guard: Guard | None = None
         self._engine: AsyncLLM | None = None
         self._inner: ASGIApp | None = None
@@ -115,11 +119,15 @@ class VllmEngine:
         await engine.reset_mm_cache()  # profiling left dummy data there
         config = engine.vllm_config
         self._slots = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        self._reasons = bool(config.structured_outputs_config.reasoning_parser)
         tasks = await engine.get_supported_tasks()
         vllm_chunks.install()
         app = without_front_layers(build_app(args, tasks, engine.model_config))
         proxy: Any = EngineProxy(engine, lambda: self.failure() is not None, priorities=self._priorities)
         await init_app_state(proxy, app.state, args, tasks)
+        messages = getattr(app.state, "anthropic_serving_messages", None)  # not there for pooling models
+        if messages is not None:
+            messages.message_stream_converter = tell_errors(messages.message_stream_converter)
         app.state.server = self._server
         self._inner = app
         if not args.disable_log_stats:
@@ -140,15 +148,25 @@ class VllmEngine:
         if self._engine is None or self._inner is None:
             raise EngineFailedError("the engine has not been started")
         exchange = Exchange(current_journal.get())
+        if self._reasons and scope["path"] == REASONING_PATH:
+            send = sending_both(send)
         token = current_exchange.set(exchange)
 
+        begun = False
+
         async def guarded(message: Message) -> None:
+            nonlocal begun
             if self.failure() is not None:  # what vLLM says now is that its engine is dead
                 await for_ever()
             await send(message)
+            begun = message["type"] == "http.response.body"
 
         try:
             await self._inner(scope, receive, guarded)
+        except Exception as error:
+            if not begun or scope["path"] != vllm_faults.PATH:
+                raise
+            await guarded({"type": "http.response.body", "body": vllm_faults.fault_event(error), "more_body": False})
         finally:
             current_exchange.reset(token)
             exchange.over = True

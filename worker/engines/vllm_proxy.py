@@ -96,6 +96,11 @@ class Tally:
         return token_ids[tokens:], text_chars - chars
 
 
+def _is_aborted(output: RequestOutput | PoolingRequestOutput[Any]) -> bool:
+    """Whether the engine gave a generation up. The one output of a pooling request is no list, and never says so."""
+    return isinstance(output, RequestOutput) and any(choice.finish_reason == "abort" for choice in output.outputs)
+
+
 class EngineProxy:
     """An engine client like the one that it stands for; generations and pooling requests are watched."""
 
@@ -166,9 +171,8 @@ class EngineProxy:
             async for output in outputs:
                 if exchange.over:
                     raise asyncio.CancelledError
-                for choice in output.outputs if isinstance(output, RequestOutput) else ():
-                    if choice.finish_reason == "abort":
-                        await self._outlast_abort()
+                if _is_aborted(output):
+                    await self._outlast_abort()
                 tally.note(output)
                 yield output
         except EngineDeadError:

@@ -1,0 +1,187 @@
+"""The OpenAPI document: what FastAPI knows of the routes, and what it cannot know of those that take the raw request.
+
+`openapi.json` names for each route the schemas of its request and its answer, each with an example. Errors come from
+`shared/errors.py`, so the document shows what clients get.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import dialects
+from api.surface import BY_PATH
+from shared import errors
+from shared.errors import RequestError
+
+Operation = dict[str, Any]
+_FILE = Path(__file__).with_name("openapi.json")
+_JSON, _EVENTS = "application/json", "text/event-stream"
+_SCHEMAS = "#/components/schemas/"
+_OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
+_ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
+_RESPONSE_EVENT = (
+    'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
+    '"output_index":0,"content_index":0,"delta":"Yes","logprobs":[],"sequence_number":4}\n\n'
+)
+_DESCRIPTION = (
+    "Requests wait in a queue for a worker with an engine inside; engines answer. What an engine refuses keeps its "
+    "status and words. Every response has an `x-request-id`; what an engine answers also `x-penstock-request`, "
+    "`x-penstock-lane`, `x-penstock-attempt` and `x-penstock-queue-ms`."
+)
+_GONE = RequestError(422, "unprocessable_entity", "The image could not be fetched.")
+_CANNOT = RequestError(501, "not_implemented", "The model cannot do that.", should_retry=True)
+_CLOSED = RequestError(403, "admin_closed", "The admin routes are closed: set PENSTOCK_ADMIN_KEYS on the replicas.")
+_KEYS = (errors.invalid_api_key("The API key is not valid."),)
+_AWAY = (errors.broker_unavailable(), errors.internal_error())
+_ANSWERED: tuple[RequestError, ...] = (
+    errors.invalid_request("`messages` is required.", param="messages"),
+    errors.context_length_exceeded(9_000, 4_096),
+    errors.limit_exceeded("`n` is 500", 128, param="n"),
+    errors.lane_not_allowed("interactive", "standard"),
+    errors.model_not_found("gpt-9"),
+    errors.endpoint_not_supported("penstock-demo", "/v1/embeddings"),
+    errors.idempotency_in_progress("req_0_4f1c"),
+    errors.result_expired("req_0_4f1c"),
+    errors.request_too_large(10_000_000),
+    errors.unsupported_media_type("text/plain"),
+    errors.idempotency_key_mismatch(),
+    _GONE,
+    errors.queue_full(5_000, 3),
+    errors.no_free_slot("interactive", 8, 1),
+    errors.deadline_unachievable(9.5, 4),
+    errors.too_many_requests(10_000, 10_000, 2),
+    errors.cancelled(),
+    errors.engine_error("The engine failed on this request."),
+    errors.worker_lost(),
+    errors.history_lost(),
+    errors.too_many_attempts(),
+    _CANNOT,
+    errors.no_capacity("penstock-demo", 30),
+    errors.queue_timeout(),
+    errors.lane_draining("batch", 10),
+    errors.deadline_exceeded(),
+)
+_ASKED = (
+    errors.invalid_request("limit: Input should be a number", param="limit"),
+    errors.not_found("req_0_4f1c"),
+)
+
+
+def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """What `app.openapi` is to be: makes the document once."""
+
+    @cache
+    def made() -> dict[str, Any]:
+        told = json.loads(_FILE.read_text(encoding="utf-8"))
+        base: dict[str, Any] = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, description=_DESCRIPTION, routes=app.routes
+        )
+        for path, operations in base["paths"].items():
+            for method, operation in operations.items():
+                _complete(operation, path, told["routes"].get(f"{method.upper()} {path}", {}), told)
+        schemas = base.setdefault("components", {}).setdefault("schemas", {})
+        for name in ("HTTPValidationError", "ValidationError"):  # we answer with our own envelope
+            schemas.pop(name, None)
+        schemas |= told["schemas"]
+        base["components"]["parameters"] = told["parameters"]
+        base["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        return base
+
+    return made
+
+
+def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict[str, Any]) -> None:
+    """Adds to one operation what is known of it, without touching what its route has said itself."""
+    answers, schemas = operation["responses"], whole["schemas"]
+    answers.pop("422", None)
+    if request := told.get("request"):
+        operation["requestBody"] = {"required": True, "content": {_JSON: _content(request, schemas)}}
+    if answer := told.get("answer"):
+        answers["200"] = {"description": "The answer.", "content": {_JSON: _content(answer, schemas)}}
+    route = BY_PATH.get(path)
+    if route is not None:
+        operation["tags"] = [{"generate": "generation", "pool": "pooling", "any": "tokens"}[route.answers]]
+        operation.setdefault("parameters", []).extend(
+            {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"]
+        )
+        if route.streams:
+            answers["200"]["content"][_EVENTS] = {"schema": {"type": "string"}, "example": _stream_of(path)}
+    _complete_responses(operation, path, whole)
+    if path == f"{_REQUESTS}/{{rid}}/events":
+        answers["200"] = _text("The events.", _EVENTS, _stream_of("/v1/chat/completions"))
+    if path == "/metrics":
+        answers["200"] = _text("Prometheus' text format.", "text/plain", "penstock_broker_up 1.0\n")
+    if path in {"/readyz", "/healthz"}:
+        answers["503"] = {"description": "Not ready.", "content": {_JSON: _content("Ready", schemas)}}
+    if path not in _OPEN:
+        operation["security"] = (
+            [{"bearer": []}, {"key": []}] if path.startswith(_ADMIN) else [{"bearer": []}, {"key": []}, {}]
+        )
+        _add_errors(answers, path)
+
+
+def _complete_responses(operation: Operation, path: str, whole: dict[str, Any]) -> None:
+    """What the routes of `routes/responses.py` take and answer beyond their objects."""
+    if path in {_RESPONSES, f"{_RESPONSES}/{{response}}"} and "content" in operation["responses"]["200"]:
+        content = operation["responses"]["200"]["content"]
+        content[_EVENTS] = {"schema": {"type": "string"}, "example": _RESPONSE_EVENT}
+    if path == _RESPONSES:
+        operation.setdefault("parameters", []).extend(
+            {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"]
+        )
+
+
+def _content(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": {"$ref": _SCHEMAS + name}, "example": schemas[name].get("examples", [None])[0]}
+
+
+def _text(description: str, kind: str, example: str) -> dict[str, Any]:
+    return {"description": description, "content": {kind: {"schema": {"type": "string"}, "example": example}}}
+
+
+def _stream_of(path: str) -> str:
+    """A stream of one word."""
+    if dialects.speaks_anthropic(path):
+        delta = '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Yes"}}'
+        return f"id: 911-9f3a01\nevent: content_block_delta\ndata: {delta}\n\n"
+    outline = '"id":"chatcmpl-req_0_4f1c","object":"chat.completion.chunk"'
+    chunk = f'{{{outline},"choices":[{{"index":0,"delta":{{"content":"Yes"}}}}]}}'
+    return f"id: 4711-9f3a01\ndata: {chunk}\n\nid: 4726-9f3a01\ndata: [DONE]\n\n"
+
+
+def _errors_of(path: str) -> Iterable[RequestError]:
+    if path in BY_PATH:
+        return (*_ANSWERED, *_KEYS, *_AWAY)
+    if path == _RESPONSES:
+        return (*_ANSWERED, errors.previous_response_not_found("resp_0_4f1c"), *_KEYS, *_AWAY)
+    if path.startswith(_RESPONSES):
+        return (*_ASKED, errors.result_expired("resp_0_4f1c"), *_KEYS, *_AWAY)
+    if path.startswith(_ADMIN):
+        return (*_ASKED, *_KEYS, *_AWAY, _CLOSED)
+    if path.startswith(_REQUESTS):
+        return (*_ASKED, errors.result_expired("req_0_4f1c"), *_KEYS, *_AWAY)
+    return (*_KEYS, *_AWAY, *((errors.model_not_found("gpt-9"),) if path.startswith(_MODELS) else ()))
+
+
+def _add_errors(answers: dict[str, Any], path: str) -> None:
+    """Every error that a route may answer with, by status; a route's own word for a status stays."""
+    schema = {"$ref": _SCHEMAS + ("AnthropicError" if dialects.speaks_anthropic(path) else "Error")}
+    by_status: dict[str, dict[str, Any]] = {}
+    for error in _errors_of(path):
+        told = {"value": json.loads(dialects.envelope(error, path))}
+        by_status.setdefault(str(error.status), {})[error.code] = told
+    for status, examples in sorted(by_status.items()):
+        description = " or ".join(f"`{code}`" for code in examples)
+        answers.setdefault(
+            status, {"description": description, "content": {_JSON: {"schema": schema, "examples": examples}}}
+        )
