@@ -278,9 +278,9 @@ async def test_a_killed_workers_messages_go_on_elsewhere_where_they_were() -> No
         async with anthropic.AsyncAnthropic(base_url=api.url, api_key="none", max_retries=0) as client:
             reading = [asyncio.create_task(read(client, into)) for into in texts]
             await eventually(lambda: all(len(into) > 5 for into in texts), 20, "every stream has begun")
-            heir = small.worker(*flags)
-            shown = [len(into) for into in texts]
             victim.kill()
+            shown = [len(into) for into in texts]
+            heir = small.worker(*flags)
             messages = await asyncio.gather(*reading)
         assert all(0 < count < tokens for count in shown), "the kill was in the middle"
         assert heir.metric("penstock_resumes_total", policy="continue") == streams
