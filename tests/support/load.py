@@ -64,10 +64,11 @@ async def ask(wanted: Ask, into: Seen | None = None) -> Seen:
 
 
 def _turned_away(seen: Seen) -> bool:
-    """Whether a load balancer, or an SDK, would try the next replica: nothing was accepted here."""
-    if seen.rid:
-        return False
-    return "ConnectionRefusedError" in seen.broken or seen.headers.get("x-should-retry") == "true"
+    """Whether a load balancer, or an SDK, would try the next replica: nothing was accepted here, as far as it can tell.
+
+    A connection may also break before its replica has said an id. SDKs send such a request again.
+    """
+    return not seen.rid and (bool(seen.broken) or seen.headers.get("x-should-retry") == "true")
 
 
 async def ask_many(count: int, wanted: Ask) -> list[Seen]:
