@@ -135,7 +135,7 @@ class Intake:
             if self._claiming:  # one bite after the other: other workers want their share of a burst
                 await asyncio.wait(self._claiming)
             self._pulled_at_s = time.monotonic()
-            entries = await self._scripts.pull(wid, min(free, _MOST_PULLED))
+            entries = await self._scripts.pull(wid, min(free, _MOST_PULLED), held=self._attempts.width)
             self._backlog = bool(entries)
         if not entries:
             entries = await self._wait(wid)

@@ -5,7 +5,8 @@
 -- ARGV  1 worker id  2 want: of all lanes at most this worker's part of what waits, or four
 --       3 the only lane to pick from ('' = all)
 --       4 how long (ms) a head must have waited to be picked
---       with an only lane: 5 slots of the worker, 6 how many of them that lane has: it gets no more than its weight's part
+--       5 slots of the worker, with an only lane: that gets no more of them than its weight's part
+--       6 how many sequences the worker runs, of the only lane if there is one
 --       7.. per lane: name, weight, age limit (ms)
 -- The lanes' settings in `lanes` go before the ones in ARGV; a paused lane gives only what had started before.
 -- Returns  a list of {queue name, entry id, rid}, possibly empty.   Error 'FENCED' when the worker is condemned.
@@ -37,9 +38,10 @@ for i = 1, #set, 2 do set[set[i]] = set[i + 1] end
 local function weight(name, usual) return math.max(tonumber(set[name .. '.weight'] or usual), 0.001) end
 if only == '' then
   -- workers that are free share a burst; one that is alone takes it in one go
+  local held, workers = tonumber(ARGV[6]), math.max(1, redis.call('HLEN', KEYS[5]))
   local waiting = 0
   for i = 1, #lanes do waiting = waiting + redis.call('ZCARD', lanes[i].fair) end
-  want = math.min(want, math.max(4, math.ceil(waiting / math.max(1, redis.call('HLEN', KEYS[5])))))
+  want = math.min(want, math.max(4, math.ceil((waiting + held) / workers) - held))
 else
   local own, all = 0, 0
   for i = 7, #ARGV, 3 do

@@ -59,7 +59,7 @@ async def test_a_request_that_cannot_be_read_is_a_dead_letter_at_once_and_the_wo
     await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 10, "the slot is taken")
     spoiled = asyncio.create_task(ask(Ask([api.url], 20)))
     with control(stack) as server:
-        await eventually(lambda: len(list(server.scan_iter(match=K.body("*")))) == 2, 5, "it waits")
+        await eventually(lambda: len(list(server.scan_iter(match=K.body("*")))) == 2, 30, "it waits")
         (waiting,) = [fields[b"rid"].decode() for _, fields in server.xrange(K.queue("standard"))]
         server.set(K.body(waiting), b"\xc1 not a request")
     seen = [await ahead, await spoiled]

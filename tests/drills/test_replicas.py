@@ -160,7 +160,7 @@ async def test_a_half_open_connection_under_a_blocking_read_is_found(stack: Stac
         connections = proxy.connections
         dead = proxy.half_open()
         began_s = time.monotonic()
-        await eventually(lambda: proxy.connections > connections, 5, "a connection is opened anew")
+        await eventually(lambda: proxy.connections > connections, 30, "a connection is opened anew")
         found_s = time.monotonic() - began_s
         seen = await ask(Ask([api.url], 20))
         figures |= {"half-open": dead, "found after s": found_s, "next request s": seen.ended_s - began_s}

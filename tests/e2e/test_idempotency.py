@@ -112,7 +112,7 @@ async def test_an_answer_comes_in_the_form_that_each_client_asks_for(
     if not while_it_runs:
         await running
     else:
-        await eventually(lambda: claims(stack) == before + 1, 5, "it runs")
+        await eventually(lambda: claims(stack) == before + 1, 30, "it runs")
     answer = await http.post(chat(stack, 1), json=second, headers=one)
     assert status(answer) == (200, "attached" if while_it_runs else "replayed")
     text = answer_text(answer.headers["x-penstock-request"], 20)
@@ -163,7 +163,7 @@ async def test_strict_mode_refuses_to_join_what_runs_and_replays_what_has_ended(
     strict = {**key(), "Idempotency-Mode": "strict"}
     before = claims(stack)
     running = asyncio.create_task(http.post(chat(stack), json=CHAT, headers=strict))
-    await eventually(lambda: claims(stack) == before + 1, 5, "it runs")
+    await eventually(lambda: claims(stack) == before + 1, 30, "it runs")
     refused = await http.post(chat(stack, 1), json=CHAT, headers=strict)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_in_progress")
     assert (refused.headers["x-should-retry"], int(refused.headers["Retry-After"]) >= 1) == ("true", True)
@@ -183,7 +183,7 @@ async def test_an_engines_refusal_is_replayed_as_it_was(stack: Stack, http: http
 async def test_a_cancelled_request_sets_its_key_free(stack: Stack, http: httpx.AsyncClient) -> None:
     one, before = key(), claims(stack)
     running = asyncio.create_task(http.post(chat(stack), json={**CHAT, "max_tokens": 500}, headers=one))
-    await eventually(lambda: claims(stack) == before + 1, 5, "it runs")
+    await eventually(lambda: claims(stack) == before + 1, 30, "it runs")
     refused = await http.post(
         chat(stack, 1), json={**CHAT, "max_tokens": 500}, headers={**one, "Idempotency-Mode": "strict"}
     )
@@ -238,7 +238,7 @@ async def test_the_retry_of_an_sdk_joins_the_request_whose_answer_it_has_missed(
             sent.append(request)
             answering = asyncio.create_task(super().handle_async_request(request))
             if len(sent) == 1:
-                await eventually(lambda: claims(stack) == before + 1, 5, "it runs")
+                await eventually(lambda: claims(stack) == before + 1, 30, "it runs")
                 answering.cancel()
                 msg = "lost"
                 raise httpx.ReadError(msg)

@@ -115,7 +115,7 @@ async def test_a_paused_lane_keeps_its_clients_waiting_and_serves_them_soon_afte
             lines.extend([line async for line in answer.aiter_lines()])
 
     waiting = asyncio.create_task(stream())
-    await eventually(lambda: stack.apis[1].metric("penstock_streams_open") == 1, 5, "it waits")
+    await eventually(lambda: stack.apis[1].metric("penstock_streams_open") == 1, 30, "it waits")
     other = await ask(Ask([stack.apis[0].url], 5, headers=BATCH))
     assert other.whole, "another lane is served meanwhile"
     lane = await lane_of(http, "standard")

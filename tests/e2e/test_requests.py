@@ -199,7 +199,7 @@ async def test_a_cancelled_request_is_freed_long_before_the_next_beat_while_its_
         began_s = time.monotonic()
         cancelled = await http.post(f"{stack.apis[1].url}/v1/requests/{rid}/cancel")
         assert cancelled.status_code == 200
-        await eventually(lambda at=left: worker.metric("penstock_attempts_running") < at, 5, "it is freed")
+        await eventually(lambda at=left: worker.metric("penstock_attempts_running") < at, 30, "it is freed")
         took_s.append(time.monotonic() - began_s)
     for answer in await asyncio.gather(*waiting):
         assert (answer.status_code, answer.json()["error"]["code"]) == (499, "cancelled")
@@ -215,7 +215,7 @@ async def test_a_queued_request_is_cancelled_at_once_and_cancelling_again_change
     await running_on(stack, "slow", 32)
     queued = asyncio.create_task(http.post(url, json={**CHAT, "model": "slow"}))
     with redis.Redis.from_url(stack.redis_url) as server:
-        await eventually(lambda: server.xlen("ps:{slow.0}:q:standard") == 1, 5, "it is queued")
+        await eventually(lambda: server.xlen("ps:{slow.0}:q:standard") == 1, 30, "it is queued")
         ((_, fields),) = server.xrange("ps:{slow.0}:q:standard")
     rid = fields[b"rid"].decode()
     for _ in range(2):

@@ -30,7 +30,7 @@ async def test_what_a_worker_that_leaves_in_order_could_not_hand_back_is_no_kill
         await farewell(shard.scripts, reaper, shard.keys, f"w{n}", failed=False)
         assert await gone(shard, f"w{n}")
         record = await shard.record()
-        assert (record["state"], record["queue"], record["kills"]) == ("queued", "retry", "0")
+        assert (record["state"], record["queue"], record["kills"]) == ("queued", "standard", "0")
         await shard.scripts.beat(f"w{n + 1}")
         await shard.scripts.claim(f"w{n + 1}", await shard.delivered(f"w{n + 1}"), f"a{n + 1}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -32,12 +33,12 @@ class Outrun(Scripts):
     identity: Identity
     pulls = 0
 
-    async def pull(self, wid: str, want: int, *, only: str = "", waited_ms: int = 0) -> list[Entry]:
+    async def pull(self, wid: str, want: int, *, only: str = "", **options: Any) -> list[Entry]:
         self.pulls += 1
         if self.pulls == 1:
             await self.condemn(wid)
             self.identity.condemned(wid)
-        return await super().pull(wid, want, only=only, waited_ms=waited_ms)
+        return await super().pull(wid, want, only=only, **options)
 
 
 async def test_a_late_refusal_of_an_old_id_does_not_cost_the_new_one(hot: HotClient, keys: Keys) -> None:
