@@ -139,6 +139,7 @@ def configuration(folder: DataFolder, endpoint: Endpoint) -> str:
         'save ""',
         "appendonly yes",
         "appendfsync everysec",
+        "auto-aof-rewrite-min-size 256mb",  # what lives for minutes is gone by then; a rewrite costs a core for seconds
         "maxmemory-policy noeviction",
         "tcp-keepalive 30",
         "timeout 0",
