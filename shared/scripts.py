@@ -98,7 +98,7 @@ class Scripts:
     async def pull(
         self, wid: str, want: int, *, only: str = "", waited_ms: int = 0, slots: int = 0, held: int = 0
     ) -> list[Entry]:
-        """Up to `want` entries, by lane and tenant; no more than a living worker's part of what waits, or four.
+        """Up to `want` entries, by lane and tenant; no more than a living worker's part of what waits, or one to four.
 
         They stay queued until claimed.
 

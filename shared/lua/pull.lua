@@ -2,7 +2,7 @@
 -- the tenants inside a lane, behind what had started before. The requests stay queued until `claim`.
 -- @include clock
 -- KEYS  1 sched  2 lease  3 dead  4 lanes  5 workers  then per lane: queue, fair, ledger
--- ARGV  1 worker id  2 want: of all lanes at most this worker's part of what waits, or four
+-- ARGV  1 worker id  2 want: of all lanes at most this worker's part of what waits, or one to four
 --       3 the only lane to pick from ('' = all)
 --       4 how long (ms) a head must have waited to be picked
 --       5 slots of the worker, with an only lane: that gets no more of them than its weight's part
@@ -41,7 +41,8 @@ if only == '' then
   local held, workers = tonumber(ARGV[6]), math.max(1, redis.call('HLEN', KEYS[5]))
   local waiting = 0
   for i = 1, #lanes do waiting = waiting + redis.call('ZCARD', lanes[i].fair) end
-  want = math.min(want, math.max(4, math.ceil((waiting + held) / workers) - held))
+  -- one that has more than the others may have goes on slowly, since they may be full, or dead
+  want = math.min(want, math.max(held > waiting and 1 or 4, math.ceil((waiting + held) / workers) - held))
 else
   local own, all = 0, 0
   for i = 7, #ARGV, 3 do
