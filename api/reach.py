@@ -25,10 +25,19 @@ OFF, ANY = "off", "any"
 _PORTS = frozenset({80, 443})
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST = ipaddress.IPv6Network("2000::/3")
-_NEVER = (
-    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's metadata and DNS: a public address that answers inside only
-    ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+            *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
+            *("203.0.113.0/24", "224.0.0.0/3"),
+            "168.63.129.16/32",  # Azure's metadata and DNS: a public address that answers inside only
+            *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),  # Teredo, 6to4 and their like lead elsewhere
+        ),
+    )
 )
+"""IANA's registries of special addresses. `ipaddress` knows most of them, in some versions of Python not all."""
 _IPV4_BITS = 0xFFFF_FFFF
 
 
@@ -91,18 +100,16 @@ def networks_of(text: str) -> tuple[Network, ...]:
 def is_allowed(text: str, networks: Iterable[Network] = ()) -> bool:
     """Whether an address may be connected to: a public one, or one in `networks`, which an operator has opened.
 
-    What stands inside an IPv6 address (mapped, NAT64, 6to4) is looked at as the IPv4 address that it leads to.
+    What stands inside an IPv6 address (mapped, NAT64) is looked at as the IPv4 address that it leads to.
     """
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or _translated(address) or address
     if any(address in network for network in networks):
         return True
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.sixtofour
-        if address not in _UNICAST or address.teredo is not None or (inner and not is_allowed(str(inner), networks)):
-            return False
-    elif any(address in network for network in _NEVER):
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
