@@ -63,12 +63,14 @@ class ImageServer:
 
 
 @asynccontextmanager
-async def image_server(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[ImageServer]:
+async def image_server(
+    tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[ImageServer]:
     """A running server."""
     server = ImageServer(answers={"/one.png": answer()})
     if tls is not None:
         tls.sni_callback = lambda _, name, __: server.names.append(name)  # type: ignore[assignment, misc]
-    listening = await asyncio.start_server(server.serve, host, 0, ssl=tls)
+    listening = await asyncio.start_server(server.serve, host, port, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
     try:
         yield server
