@@ -15,6 +15,7 @@ from worker.__main__ import load_engine
 from worker.engines.vllm_log import ErrorLog
 from worker.settings import WorkerSettings
 
+MEDIA = ("VLLM_MEDIA_URL_ALLOW_REDIRECTS",)
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
@@ -30,7 +31,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine gives the environment defaults; they must not outlive a test."""
-    for name in ("VLLM_LOGGING_LEVEL", "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE"):
+    for name in ("VLLM_LOGGING_LEVEL", "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE", *MEDIA):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -156,3 +157,13 @@ class TestWithVllmsOwnParser:
         assert (args.max_num_seqs, args.scheduling_policy) == (7, "fcfs")
         plain = load_engine(settings, [])._args  # type: ignore[attr-defined]
         assert (plain.served_model_name, plain.max_num_seqs) == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], ["data-urls-only.invalid"]), (["--allowed-media-domains", "img.example.com"], ["img.example.com"])],
+)
+def test_vllm_fetches_no_media_unless_its_operator_says_from_where(flags: list[str], expected: list[str]) -> None:
+    from worker.engines.vllm_flags import parse  # noqa: PLC0415 - imports vLLM
+
+    assert parse(flags).allowed_media_domains == expected
