@@ -157,13 +157,3 @@ class TestWithVllmsOwnParser:
         assert (args.max_num_seqs, args.scheduling_policy) == (7, "fcfs")
         plain = load_engine(settings, [])._args  # type: ignore[attr-defined]
         assert (plain.served_model_name, plain.max_num_seqs) == (None, 4)
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [([], ["data-urls-only.invalid"]), (["--allowed-media-domains", "img.example.com"], ["img.example.com"])],
-)
-def test_vllm_fetches_no_media_unless_its_operator_says_from_where(flags: list[str], expected: list[str]) -> None:
-    from worker.engines.vllm_flags import parse  # noqa: PLC0415 - imports vLLM
-
-    assert parse(flags).allowed_media_domains == expected
