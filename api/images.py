@@ -12,7 +12,6 @@ import asyncio
 import logging
 import ssl
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import httpcore2
 import httpx2
@@ -162,7 +161,8 @@ class Images:
 
     def _failed(self, url: str, outcome: str, error: Exception) -> None:
         child(IMAGES, outcome).inc()
-        log.info("image not fetched from %.*s: %s: %r", _SHOWN_CHARS, urlsplit(url).hostname, outcome, error)
+        host = httpx2.URL(url).raw_host.decode("ascii")[:_SHOWN_CHARS]
+        log.info("image not fetched from %s: %s: %r", host, outcome, error)
 
     def _target(self, url: str) -> httpx2.URL:
         """A URL that may be fetched, as far as it can be seen from the URL. Raises _FailedError."""
@@ -170,7 +170,7 @@ class Images:
             target = httpx2.URL(url) if len(url) <= _MOST_URL_CHARS else None
         except httpx2.InvalidURL as error:
             raise _FailedError("refused", "it is not a valid URL") from error
-        if target is None or not target.host:
+        if target is None or not target.raw_host:
             raise _FailedError("refused", "it is not a valid URL")
         if target.scheme not in _DEFAULT_PORTS:
             raise _FailedError("refused", "images come as data URLs, or by http and https")

@@ -204,6 +204,7 @@ async def test_a_redirect_is_followed_and_checked_like_the_first_url(server: Ima
         "http://images.example.com\\@evil.example/",
         "http://images.example.com:6379/",
         "http://evil.example/one.png",
+        "http://bxn--",
         " data:image/png;base64,AAAA",
         "https://images.example.com/" + "a" * 9000,
     ],
