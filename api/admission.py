@@ -12,15 +12,19 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+
+from msgspec import structs
 
 from api.auth import salted, sharing_tenant
 from api.catalog import Catalog
-from api.idempotency import PLAIN, Place, Terms, place
+from api.idempotency import PLAIN, Place, Terms
+from api.images import Images
 from api.memory import Memory
+from api.placing import Entry, Places, turned_away
 from api.prompts import NOTHING
-from api.refusals import refusal
 from api.relay import Relay
-from api.requests import Facts, Requests
+from api.requests import Requests
 from api.retries import Retries
 from api.schemas import ValidRequest, check_length
 from api.serverclock import ServerClock
@@ -39,10 +43,9 @@ from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.lanes import Lane, at_most
-from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, TURNED_AWAY, child
-from shared.outcomes import Admission, Admitted, Bounds
+from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
+from shared.outcomes import Admission
 from shared.registry import Pool
-from shared.scripts import Scripts
 from shared.wire import Request, encode
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ class Door:
         watch: RelayWatch,
         tokens: Tokens,
         waiting: Waiting,
+        images: Images,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -72,10 +76,12 @@ class Door:
         self._catalog = catalog
         self._watch = watch
         self._tokens = tokens
+        self._images = images
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self.waiting = waiting
         self.retries = Retries(client, settings.disconnect_grace_s)
         self._clock = ServerClock(client, SystemClock())
+        self._places = Places(client, requests, images, self._clock, result_ttl_ms=settings.result_ttl_s * 1000)
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -88,15 +94,13 @@ class Door:
         for its client to come again, and is cancelled like one whose client has gone.
         """
         accepted_at_s = time.monotonic()
-        if self.draining:
-            raise errors.replica_stopping()
-        valid = self._in_its_lane(valid)
+        valid = self._accepted(valid)
         model, pool = await self._catalog.pool_of(valid.model)
         cold = not pool.workers
         held = self._settings.cold_start_hold_s > 0
         closed = self._no_capacity(model, pool) if cold and not held else await self._memory.refusal()
         if closed is not None and not terms.joins:
-            _count(closed.code, valid.lane, pool)
+            turned_away(closed.code, valid.lane, pool)
             raise closed
         rid = new_request_id(pool.keys.shard)
         named = [*headers, ("x-request-id", rid)]
@@ -106,15 +110,16 @@ class Door:
         most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
         check_length(valid, prompt_tokens, most, context, exact=self._tokens.exact(pool.workers))
         admission = await self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens, pool)
-        valid = replace(valid, prompt=NOTHING)  # counted: its texts need not stay as long as the request
-        if closed is not None:
-            # nothing new gets in, an answer that is there gets out
-            admission = replace(admission, bounds=Bounds(requests=0))
         if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
             raise errors.idempotency_key_mismatch()
 
+        filled = None if valid.pictures is None else partial(_filled, request, tenant, valid.salt)
+        entry = Entry(pool, admission, terms, closed, valid.pictures, filled)
+        # counted: its texts need not stay as long as the request
+        valid = replace(valid, prompt=NOTHING, pictures=None)
+
         async def readmit() -> None:
-            await self._join(ticket, valid, await self._place(pool, admission, terms, closed))
+            await self._join(ticket, valid, await self._places.place(entry))
 
         relay = self._relay(pool.keys, rid, readmit)
         shape = Shape(relay, stream=True, timing=Timing(accepted_at_s)) if valid.timing else None
@@ -122,9 +127,9 @@ class Door:
         try:
             # Both at once. A confirmation that comes after the admission may have missed a frame: the log has it.
             confirmed = self._channels.follow(pool.keys.channel(rid), relay)
-            found = await self._place(pool, admission, terms, closed)
-            await self._join(ticket, valid, found)
-            if found.rid == rid and not confirmed.done():
+            where = await self._places.place(entry)
+            await self._join(ticket, valid, where)
+            if where.rid == rid and not confirmed.done():
                 await self._channels.confirmation(confirmed)
                 relay.on_gap()
         except BaseException as error:
@@ -140,17 +145,6 @@ class Door:
         else:
             child(JOINED, ticket.status).inc()
         return ticket
-
-    async def _place(self, pool: Pool, admission: Admission, terms: Terms, closed: RequestError | None) -> Place:
-        """`closed`: why nothing new gets in, if so."""
-
-        async def admit(replaces: str) -> Admitted:
-            return await self._admit(pool, replace(admission, replaces=replaces) if replaces else admission, closed)
-
-        async def look(rid: str) -> Facts | None:
-            return await self._requests.look(pool.keys, rid)
-
-        return await place(admission.rid, terms, admit, look)
 
     async def _join(self, ticket: Ticket, valid: ValidRequest, found: Place) -> None:
         """Lets the ticket's client follow the request that was found, if that is another one than before."""
@@ -213,6 +207,14 @@ class Door:
         except BrokerUnavailableError as error:
             log.debug("request %s is left to its worker: %s", rid, error)
 
+    def _accepted(self, valid: ValidRequest) -> ValidRequest:
+        """The request as this replica takes it, before anybody is asked. Raises RequestError (400, 403, 503)."""
+        if self.draining:
+            raise errors.replica_stopping()
+        if valid.pictures is not None:
+            self._images.check(valid.pictures)
+        return self._in_its_lane(valid)
+
     def _in_its_lane(self, valid: ValidRequest) -> ValidRequest:
         """The request in the lane that it asks for, or the highest one that it may have. Raises RequestError (403)."""
         lane = at_most(valid.lane, Lane(self._settings.max_lane))
@@ -265,30 +267,7 @@ class Door:
             stays=terms.stays,
         )
 
-    async def _admit(self, pool: Pool, admission: Admission, closed: RequestError | None) -> Admitted:
-        """What `admit` says: OK, DUP, or CONFLICT with a key's holder. Raises RequestError for a refusal."""
-        scripts = self._scripts(pool.keys)
-        for left in reversed(range(_ADMIT_TRIES)):
-            try:
-                admitted = await scripts.admit(admission)
-                break
-            except BrokerUnavailableError:
-                if not left:
-                    raise
-                await asyncio.sleep(_ADMIT_PAUSE_S)
-        if admitted.outcome == "FULL" and closed is not None:
-            _count(closed.code, admission.lane, pool)
-            raise closed
-        if admitted.outcome in {"OK", "DUP"} or (admitted.outcome == "CONFLICT" and admitted.rid != admission.rid):
-            return admitted
-        _count(admitted.outcome.lower(), admission.lane, pool)
-        ended = admitted.outcome == "EXPIRED" and await self._clock.now_ms() >= admission.finish_by_ms
-        raise refusal(admitted, lane=admission.lane, tenant_cap=admission.tenant_cap, ended=ended)
 
-    def _scripts(self, keys: Keys) -> Scripts:
-        return Scripts(self._client, keys, result_ttl_ms=self._settings.result_ttl_s * 1000)
-
-
-def _count(reason: str, lane: str, pool: Pool) -> None:
-    """Counts a request that gets no place."""
-    child(TURNED_AWAY, lane, pool.keys.pool, reason).inc()
+def _filled(request: Request, tenant: str, salt: str | None, body: bytes) -> bytes:
+    """What goes on the queue for `request` when its images stand in `body`."""
+    return encode(structs.replace(request, body=salted(body, tenant, salt)))

@@ -17,6 +17,7 @@ from api.admission import Door
 from api.catalog import Catalog
 from api.document import document
 from api.drain import Drain
+from api.images import Images
 from api.queues import Queues
 from api.requests import Requests
 from api.responses.store import Store
@@ -53,6 +54,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         catalog = Catalog(registry, SystemClock())
         waiting = Waiting(client, catalog, settings.heartbeat_s)
         tokens = Tokens(registry.tokenizer)
+        images = Images(settings.image_rules)
         app.state.catalog = catalog
         app.state.queues = Queues(
             registry, RedisCaller(control), settings.prefix, settings.scale_targets, SystemClock()
@@ -66,7 +68,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.watch = watch
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
-        app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens, waiting)
+        app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens, waiting, images)
         app.state.responses = stored = Store(client, ttl_s=settings.responses_ttl_s, log_ttl_s=settings.result_ttl_s)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
@@ -83,6 +85,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await stored.close()
             await services.stop()
             await tokens.close()
+            await images.close()
             await control.aclose()
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)

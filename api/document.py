@@ -35,7 +35,7 @@ _DESCRIPTION = (
     "status and words. Every response has an `x-request-id`; what an engine answers also `x-penstock-request`, "
     "`x-penstock-lane`, `x-penstock-attempt` and `x-penstock-queue-ms`."
 )
-_GONE = RequestError(422, "unprocessable_entity", "The image could not be fetched.")
+_GONE = RequestError(422, "unprocessable_entity", "The image could not be read.")
 _CANNOT = RequestError(501, "not_implemented", "The model cannot do that.", should_retry=True)
 _CLOSED = RequestError(403, "admin_closed", "The admin routes are closed: set PENSTOCK_ADMIN_KEYS on the replicas.")
 _KEYS = (errors.invalid_api_key("The API key is not valid."),)
@@ -52,6 +52,7 @@ _ANSWERED: tuple[RequestError, ...] = (
     errors.request_too_large(10_000_000),
     errors.unsupported_media_type("text/plain"),
     errors.idempotency_key_mismatch(),
+    errors.image_not_fetched("its host cannot be reached", "messages.0.content.1.image_url"),
     _GONE,
     errors.queue_full(5_000, 3),
     errors.no_free_slot("interactive", 8, 1),
@@ -64,6 +65,7 @@ _ANSWERED: tuple[RequestError, ...] = (
     errors.too_many_attempts(),
     _CANNOT,
     errors.no_capacity("penstock-demo", 30),
+    errors.images_busy(),
     errors.queue_timeout(),
     errors.lane_draining("batch", 10),
     errors.deadline_exceeded(),

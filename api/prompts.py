@@ -28,6 +28,7 @@ class Prompt:
         ids: how many tokens came as ids.
         media: images, sounds and other parts that are no text.
         messages: of the conversation; 0 for a completion.
+        parts: whether there is anything but plain texts and token ids: then `media.py` has to look at it.
         prompts: of a completion, which come as texts; 0 for a conversation.
     """
 
@@ -37,6 +38,7 @@ class Prompt:
     media: int = 0
     messages: int = 0
     prompts: int = 0
+    parts: bool = False
 
 
 NOTHING = Prompt()
@@ -46,6 +48,7 @@ def of_chat(fields: dict[str, Any]) -> Prompt:
     """The prompt of a conversation."""
     texts: list[str] = []
     media = 0
+    parts = False
     for message in fields["messages"]:
         if not isinstance(message, dict):
             continue
@@ -53,6 +56,7 @@ def of_chat(fields: dict[str, Any]) -> Prompt:
         if isinstance(content, str):
             texts.append(content)
         elif isinstance(content, list):
+            parts = True
             found = [_text_of(part) for part in content]
             texts += [text for text in found if text is not None]
             media += found.count(None)
@@ -64,6 +68,7 @@ def of_chat(fields: dict[str, Any]) -> Prompt:
         tools_text(tools) if tools and isinstance(tools, list) else "",
         media=media,
         messages=len(fields["messages"]),
+        parts=parts,
     )
 
 
@@ -97,6 +102,7 @@ def of_messages(fields: dict[str, Any]) -> Prompt:
         tools_text(tools) if tools and isinstance(tools, list) else "",
         media=media,
         messages=len(fields["messages"]) + bool(fields.get("system")),
+        parts=any(isinstance(content, list | dict) for content in (fields.get("system"), *turns)),
     )
 
 
@@ -113,7 +119,8 @@ def of_inputs(*inputs: object) -> Prompt:
                 ids += len(item)
             else:
                 media += item is not None
-    return Prompt(_few(texts), ids=ids, media=media, prompts=len(texts))
+    parts = any(isinstance(one, dict) for item in inputs for one in (item if isinstance(item, list) else [item]))
+    return Prompt(_few(texts), ids=ids, media=media, prompts=len(texts), parts=parts)
 
 
 def _blocks(content: object) -> Iterator[str | None]:

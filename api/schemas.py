@@ -15,6 +15,7 @@ import msgspec
 
 from api import limits as limit
 from api.limits import DEFAULTS, Limits
+from api.media import Pictures, pictures_of
 from api.prompts import Prompt, of_chat, of_completion
 from shared.errors import RequestError, context_length_exceeded, invalid_request, limit_exceeded
 from shared.lanes import Lane, asked_lane
@@ -52,6 +53,7 @@ class ValidRequest:
         content: SHA-256 of what is asked for; how the answer is delivered does not count.
         salt: the client's own `cache_salt`, which is not in `body`; None: the engine's route knows no salt.
         any_length: whether the prompt may be longer than the model's context: the engine cuts it, or only looks at it.
+        pictures: the images that `body` names by URL. It goes on the queue with the images themselves in it.
     """
 
     endpoint: str
@@ -70,6 +72,7 @@ class ValidRequest:
     salt: str | None = None
     any_length: bool = False
     timing: bool = False
+    pictures: Pictures | None = None
 
     def fingerprint(self, tenant: str) -> str:
         """SHA-256, hex, of what makes this request this request."""
@@ -173,6 +176,7 @@ class Draft:
         """The request. `output_limit` and `user` where the fields do not say them. Raises RequestError (400)."""
         limit.check_body(self.body, self.fields, self.limits)
         salt = self._take_out()
+        pictures = pictures_of(self.fields) if prompt.parts else None
         fields = self.fields
         model, stream = _checked(fields, streams=self.streams)
         n = fields.get("n")
@@ -199,6 +203,7 @@ class Draft:
             content=_content(fields, self.delivery),
             salt=salt if self.salted else None,
             any_length=self.any_length or fields.get("truncate_prompt_tokens") is not None,
+            pictures=pictures,
         )
 
     def _take_out(self) -> str:

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from api.bylane import Mode, by_lane, mode, seconds
+from api.images import Rules
 from api.limits import Limits
+from api.reach import hosts_of, networks_of
 from api.scaling import Targets
 from shared.lanes import Lane
 from shared.outcomes import Bounds
@@ -45,6 +47,16 @@ class ApiSettings(Settings):
     max_stops: int = Field(4, ge=1, description="most stop strings of one request; vLLM has a limit of its own, also 4")
     max_schema_bytes: int = Field(131_072, ge=256, description="largest JSON schema: of an answer, or of a tool")
     max_prompt_tokens: int = Field(0, ge=0, description="most tokens of a prompt; 0: what the model can read")
+    fetch_images: str = Field(
+        "off", description="from where images are fetched that requests name by http(s) URLs: off, any, or hosts"
+    )
+    fetch_images_networks: str = Field(
+        "", description="networks from which images are fetched although they are not public, as 10.1.0.0/16"
+    )
+    fetch_images_most: int = Field(16, ge=1, description="most images of one request that are fetched")
+    fetch_images_bytes: int = Field(7_000_000, ge=1024, description="largest image that is fetched")
+    fetch_images_timeout_s: float = Field(10, gt=0, description="seconds in which all images of a request must come")
+    fetch_images_at_once: int = Field(16, ge=1, le=256, description="images that are fetched at the same time")
     queue_max: int = Field(5_000, ge=1, description="most requests that may wait in one lane")
     queue_max_bytes: int = Field(1 << 30, ge=1, description="most bytes of request bodies that may wait in one lane")
     queue_max_tokens: int = Field(50_000_000, ge=1, description="most tokens of work that may wait in one lane")
@@ -93,6 +105,18 @@ class ApiSettings(Settings):
     @classmethod
     def _spans(cls, text: str) -> str:
         by_lane(text, seconds, 1.0)
+        return text
+
+    @field_validator("fetch_images")
+    @classmethod
+    def _hosts(cls, text: str) -> str:
+        hosts_of(text)
+        return text
+
+    @field_validator("fetch_images_networks")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        networks_of(text)
         return text
 
     @field_validator("scale_max")
@@ -155,6 +179,19 @@ class ApiSettings(Settings):
             tools=self.max_tools,
             stops=self.max_stops,
             schema_bytes=self.max_schema_bytes,
+        )
+
+    @property
+    def image_rules(self) -> Rules:
+        """Which images are fetched, and how."""
+        return Rules(
+            hosts=hosts_of(self.fetch_images),
+            networks=networks_of(self.fetch_images_networks),
+            most=self.fetch_images_most,
+            most_bytes=self.fetch_images_bytes,
+            timeout_s=self.fetch_images_timeout_s,
+            at_once=self.fetch_images_at_once,
+            body_bytes=self.max_body_bytes,
         )
 
     @property

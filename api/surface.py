@@ -7,7 +7,7 @@ fields is only its outline; everything else is for the engine to judge, in its o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -80,6 +80,8 @@ def _validate_pooling(
         limit.check_list(fields, name, limits.inputs if not _is_ids(fields[name]) else len(fields[name]))
     conversation = names == ("messages",) and isinstance(fields["messages"], list)
     prompt = of_chat(fields) if conversation else of_inputs(*(fields[name] for name in names))
+    if any(fields.get(name) is not None for other in inputs.alternatives for name in other if name not in names):
+        prompt = replace(prompt, parts=True)  # which of several ways the engine takes is for it to say
     draft = Draft(
         path, body, fields, lane_header, limits, count, streams=False, any_length=True, most=max(count, limits.inputs)
     )

@@ -167,6 +167,12 @@ def idempotency_key_mismatch() -> RequestError:
     return RequestError(422, "idempotency_key_mismatch", message, should_retry=False)
 
 
+def image_not_fetched(why: str, param: str) -> RequestError:
+    """422: an image that the request names by its URL could not be had. `why` completes a sentence about it."""
+    message = f"The image could not be fetched: {why}. Check its URL, or send the image itself, as a data URL."
+    return RequestError(422, "image_not_fetched", message, param=param, should_retry=False)
+
+
 def request_too_large(limit_bytes: int) -> RequestError:
     """413: the body is over the limit."""
     return RequestError(413, "request_too_large", f"The request body is over the limit of {limit_bytes} bytes.")
@@ -214,6 +220,12 @@ def lane_draining(lane: str, retry_after_s: float) -> RequestError:
     """503: an operator drains the lane; it takes nothing new."""
     message = f"The lane `{lane}` is being drained and takes nothing new. Retry later, or ask for another lane."
     return RequestError(503, "lane_draining", message, retry_after_s=retry_after_s)
+
+
+def images_busy() -> RequestError:
+    """503: the replica fetches as many images as it may, and none of this request's had its turn."""
+    message = "Too many images are being fetched right now. Retry later, or send the image itself, as a data URL."
+    return RequestError(503, "images_busy", message, retry_after_s=5)
 
 
 def queue_timeout() -> RequestError:

@@ -52,6 +52,11 @@ PROMPT_TOKENS = Counter(
     "Prompt tokens as this replica counted them at admission: with the model's tokenizer, or by an estimate.",
     ["how"],
 )
+IMAGES = Counter(
+    "penstock_images_fetched_total",
+    "Images that requests named by URL: fetched, refused, unreachable, failed, too_large, wrong_type, timeout.",
+    ["outcome"],
+)
 JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
 REJECTED = Counter("penstock_requests_rejected_total", "Errors told to clients, by code.", ["code"])
 TURNED_AWAY = Counter(

@@ -109,9 +109,11 @@ def prompt_of(items: list[Any], instructions: object, tools: object) -> Prompt:
     texts = [instructions] if isinstance(instructions, str) and instructions else []
     messages = len(texts)
     media = 0
+    parts = False
     for item in items:
         if not isinstance(item, dict) or type_of(item) == "reasoning":
             continue
+        parts = parts or not (isinstance(item.get("content"), str) and isinstance(item.get("output", ""), str))
         found = list(_texts(item))
         texts += [text for text in found if text is not None]
         media += found.count(None)
@@ -119,7 +121,7 @@ def prompt_of(items: list[Any], instructions: object, tools: object) -> Prompt:
     flat = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     nested = [{"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} for tool in flat]
     few = tuple(texts) if len(texts) <= _MOST_TEXTS else ("\n".join(texts),)
-    return Prompt(few, tools_text(nested) if nested else "", media=media, messages=messages)
+    return Prompt(few, tools_text(nested) if nested else "", media=media, messages=messages, parts=parts)
 
 
 def _texts(item: Item) -> Iterator[str | None]:

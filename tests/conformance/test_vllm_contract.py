@@ -166,3 +166,11 @@ def test_the_application_has_no_layers_that_belong_to_the_replicas() -> None:
     _symbol("worker.engines.vllm_engine", "without_front_layers")(app)
     assert not {"CORSMiddleware", "PrometheusInstrumentatorMiddleware"} & set(layers())
     assert "ExceptionMiddleware" in layers()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], ["data-urls-only.invalid"]), (["--allowed-media-domains", "img.example.com"], ["img.example.com"])],
+)
+def test_vllm_fetches_no_media_unless_its_operator_says_from_where(flags: list[str], expected: list[str]) -> None:
+    assert _symbol("worker.engines.vllm_flags", "parse")(flags).allowed_media_domains == expected

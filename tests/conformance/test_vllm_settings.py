@@ -15,6 +15,7 @@ from worker.__main__ import load_engine
 from worker.engines.vllm_log import ErrorLog
 from worker.settings import WorkerSettings
 
+MEDIA = ("VLLM_MEDIA_URL_ALLOW_REDIRECTS",)
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
@@ -30,7 +31,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine gives the environment defaults; they must not outlive a test."""
-    for name in ("VLLM_LOGGING_LEVEL", "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE"):
+    for name in ("VLLM_LOGGING_LEVEL", "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE", *MEDIA):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 

@@ -12,6 +12,7 @@ from api import retries as retries_module
 from api.admission import Door
 from api.catalog import Catalog
 from api.idempotency import Terms
+from api.images import Images, Rules
 from api.requests import Requests
 from api.schemas import validate_chat
 from api.settings import ApiSettings
@@ -46,7 +47,17 @@ async def door_with(channels: Channels, hot: HotClient, shard: Shard, grace_s: f
     catalog = Catalog(registry, SystemClock())
     requests = Requests(hot, catalog, result_ttl_ms=60_000)
     settings = ApiSettings(prefix=prefix, disconnect_grace_s=grace_s)
-    return Door(settings, hot, requests, channels, catalog, RelayWatch(), Tokens(none), Waiting(hot, catalog, 1))
+    return Door(
+        settings,
+        hot,
+        requests,
+        channels,
+        catalog,
+        RelayWatch(),
+        Tokens(none),
+        Waiting(hot, catalog, 1),
+        Images(Rules(None)),
+    )
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_parts_of_a_message_are_texts_or_media() -> None:
         {"type": "refusal", "refusal": "no"},
         {"type": "input_audio", "input_audio": {}},
     ]
-    assert chat(parts) == Prompt(("look", "bare", "no"), media=2, messages=1)
+    assert chat(parts) == Prompt(("look", "bare", "no"), media=2, messages=1, parts=True)
 
 
 def test_tool_calls_are_texts_and_tools_are_kept_apart() -> None:
@@ -122,7 +122,7 @@ def test_a_conversation_in_anthropics_form() -> None:
         ((["a", "b"],), Prompt(("a", "b"), prompts=2)),
         (([1, 2],), Prompt(ids=2)),
         (([[1, 2], [3]],), Prompt(ids=3)),
-        (("query", ["a", {"type": "image"}]), Prompt(("query", "a"), media=1, prompts=2)),
+        (("query", ["a", {"type": "image"}]), Prompt(("query", "a"), media=1, prompts=2, parts=True)),
         (([],), Prompt()),
     ],
 )

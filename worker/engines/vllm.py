@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",  # at INFO a start alone is a hundred lines
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # as `vllm serve` does; vllm_guard finds only processes that were spawned
     "VLLM_NO_USAGE_STATS": "1",  # nothing leaves this machine unasked
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # for operators who let vLLM fetch media with --allowed-media-domains
 }
 _FRONT = "addresses, ports, TLS and logs of HTTP belong to the replicas: leave it out and set it on `penstock api`"
 _REFUSED = {

@@ -16,6 +16,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from shared.errors import ConfigurationError
 
 CPU_KV_CACHE_BYTES = 1 << 30
+NO_DOMAINS = ["data-urls-only.invalid"]
 _PROGRAM = "penstock worker --engine vllm --"
 
 
@@ -73,6 +74,8 @@ def _given(flags: list[str], *names: str) -> bool:
 def _give_defaults(args: argparse.Namespace, flags: list[str]) -> None:
     if not _given(flags, "--scheduling-policy"):
         args.scheduling_policy = "priority"  # so that lanes keep their meaning inside the engine
+    if not args.allowed_media_domains:  # then any: replicas let no URL pass, and if one did, vLLM must not follow it
+        args.allowed_media_domains = NO_DOMAINS
     if current_platform.is_cpu() and args.kv_cache_memory_bytes is None:
         asked = os.environ.get("VLLM_CPU_KVCACHE_SPACE") or _given(flags, "--gpu-memory-utilization")
         if not asked:  # else vLLM takes nearly all of the machine's memory
