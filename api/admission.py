@@ -92,6 +92,7 @@ class Door:
             raise errors.replica_stopping()
         valid = self._in_its_lane(valid)
         model, pool = await self._catalog.pool_of(valid.model)
+        valid = valid if valid.model else replace(valid, model=model)
         cold = not pool.workers
         held = self._settings.cold_start_hold_s > 0
         closed = self._no_capacity(model, pool) if cold and not held else await self._memory.refusal()
@@ -263,6 +264,8 @@ class Door:
             binding=terms.joins,
             keep_ms=keep_s * 1000,
             stays=terms.stays,
+            endpoint=valid.endpoint,
+            model=valid.model or "",
         )
 
     async def _admit(self, pool: Pool, admission: Admission, closed: RequestError | None) -> Admitted:
