@@ -146,6 +146,14 @@ async def test_what_was_asked_for_as_a_stream_has_events_and_a_whole_answer(
     assert text == answer_text(rid, 20)
 
 
+async def test_the_preference_is_found_in_whichever_of_several_headers_it_stands(here: httpx.AsyncClient) -> None:
+    for prefer in (["wait=1", "respond-async"], ["respond-async", "wait=1"], ["handling=lenient, respond-async; x=1"]):
+        headers = [("Prefer", one) for one in prefer]
+        assert (await here.post("/v1/chat/completions", json=CHAT, headers=headers)).status_code == 202
+    other = await here.post("/v1/chat/completions", json=CHAT, headers={"Prefer": "wait=1"})
+    assert (other.status_code, "preference-applied" in other.headers) == (200, False)
+
+
 async def test_the_openai_sdk_gets_it_with_extra_headers(stack: Stack, there: httpx.AsyncClient) -> None:
     async with AsyncOpenAI(base_url=f"{stack.apis[0].url}/v1", api_key="alpha", max_retries=0) as sdk:
         made = await sdk.chat.completions.with_raw_response.create(**CHAT, extra_headers=LATER)
