@@ -13,7 +13,7 @@ _GROWS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta":
 
 
 def to_message(stream: bytes) -> bytes:
-    """The body of a whole message from all events of its stream."""
+    """The body of a whole message from the events of its stream. A call that broke off has no input."""
     message: dict[str, Any] = {}
     blocks: dict[int, dict[str, Any]] = {}
     inputs: dict[int, str] = {}
@@ -31,8 +31,15 @@ def to_message(stream: bytes) -> bytes:
             usage = {**(message.get("usage") or {}), **(event.get("usage") or {})}
             message |= {**event["delta"], "usage": usage}
     for index, text in inputs.items():
-        blocks[index]["input"] = msgspec.json.decode(text) if text else {}
+        blocks[index]["input"] = _input(text)
     return msgspec.json.encode({**message, "content": [blocks[index] for index in sorted(blocks)]})
+
+
+def _input(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text) if text else {}
+    except msgspec.DecodeError:
+        return {}
 
 
 def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:

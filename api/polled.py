@@ -24,8 +24,11 @@ from api.ticket import Ticket
 from api.waiting import shown
 from shared import errors
 from shared.errors import BrokerUnavailableError, RequestError
+from shared.frames import read_log
+from shared.hot import HotClient
 from shared.outcomes import Place
 from shared.states import State
+from shared.wire import HEAD
 
 _LOOK_AGAIN_S = 1
 _JSON = "application/json"
@@ -65,10 +68,16 @@ def told(body: dict[str, Any], facts: Facts, place: Place | None = None, status:
     return Response(msgspec.json.encode({**body, "queue": shown(place)}), status, again, _JSON)
 
 
-async def polled(state: AppState, facts: Facts) -> Response:
-    """A request with its answer. Raises BrokerUnavailableError, RequestError when its answer cannot be read now."""
+async def polled(state: AppState, facts: Facts, *, partial: bool = False) -> Response:
+    """A request with its answer; `partial`: of a stream also what there is of it, while it runs and where it broke off.
+
+    Raises BrokerUnavailableError, RequestError when its answer cannot be read now.
+    """
     place = await state.door.waiting.find(facts.keys, facts.rid, facts.lane) if facts.state == State.QUEUED else None
-    return told({**facts_shown(facts), "response": await _answer(state, facts)}, facts, place)
+    body = {**facts_shown(facts), "response": await _answer(state, facts)}
+    if partial:
+        body["partial"] = await _so_far(state.client, facts)
+    return told(body, facts, place)
 
 
 async def accepted(state: AppState, ticket: Ticket, path: str) -> Response:
@@ -129,6 +138,29 @@ async def _read(relay: Relay, facts: Facts) -> dict[str, Any]:
     if kind.partition(";")[0] == _JSON:
         return _told(head.status, _JSON, msgspec.Raw(body))
     return _told(head.status, kind, base64.b64encode(body).decode())
+
+
+async def _so_far(client: HotClient, facts: Facts) -> msgspec.Raw | None:
+    """What an answer's stream has said by now, in the form of a whole one; None for nothing, or for no such answer.
+
+    Raises BrokerUnavailableError.
+    """
+    at, more, head, pieces = 0, facts.kept and facts.endpoint != _RESPONSES, None, list[bytes]()
+    while more:
+        try:
+            part = await read_log(client, facts.keys, facts.rid, at)
+        except msgspec.MsgspecError:  # a failover has changed the log between two reads
+            return None
+        for at, frame in part.frames:  # noqa: B007 - where the next slice starts
+            head = frame.meta if frame.kind & HEAD else head
+            pieces.append(frame.data)
+        more = part.more and bool(part.frames)
+    stream = b"".join(pieces)
+    if head is None or not stream or not is_event_stream(head):
+        return None
+    if dialects.speaks_anthropic(facts.endpoint):
+        return msgspec.Raw(to_message(stream))
+    return msgspec.Raw(assembly.to_whole(stream, None))
 
 
 def _whole(relay: Relay, stream: bytes, endpoint: str) -> bytes:

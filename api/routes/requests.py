@@ -45,9 +45,14 @@ async def list_requests(
 
 
 @router.get("/v1/requests/{rid}")
-async def retrieve(rid: str, request: Request, tenant: Tenant) -> Response:
-    """What is known of a request; once it has ended, with its answer."""
-    return await polled(request.app.state, await request.app.state.requests.find(rid, tenant))
+async def retrieve(
+    rid: str,
+    request: Request,
+    tenant: Tenant,
+    partial: bool = False,  # noqa: FBT001, FBT002 - a query parameter
+) -> Response:
+    """What is known of a request; once it has ended, with its answer. `partial`: also what a stream has said so far."""
+    return await polled(request.app.state, await request.app.state.requests.find(rid, tenant), partial=partial)
 
 
 @router.get("/v1/requests/{rid}/events")

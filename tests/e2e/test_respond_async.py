@@ -146,6 +146,36 @@ async def test_what_was_asked_for_as_a_stream_has_events_and_a_whole_answer(
     assert text == answer_text(rid, 20)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_what_a_stream_has_said_can_be_polled_while_it_runs_and_where_it_was_cancelled(
+    here: httpx.AsyncClient, there: httpx.AsyncClient, path: str
+) -> None:
+    made = await here.post(path, json={**CHAT, "max_tokens": 3000, "stream": True}, headers=LATER)
+    rid, location = made.json()["id"], made.headers["location"]
+    seen: list[str] = []
+
+    async def look() -> str:
+        found = (await there.get(location, params={"partial": "true"})).json()
+        if found["partial"] is None:
+            return ""
+        if path == "/v1/messages":
+            return "".join(block.get("text", "") for block in found["partial"]["content"])
+        text: str = found["partial"]["choices"][0]["message"]["content"]
+        return text
+
+    async with asyncio.timeout(20):
+        while len(set(seen)) < 4:
+            seen.append(await look())
+    await there.post(f"{location}/cancel")
+    ended = await polled(there, location)
+    seen.append(await look())
+    whole = answer_text(rid, 3000)
+    assert all(whole.startswith(text) for text in seen)
+    assert seen == sorted(seen, key=len)
+    assert ended["response"]["status_code"] == 499
+    assert "partial" not in ended
+
+
 async def test_the_preference_is_found_in_whichever_of_several_headers_it_stands(here: httpx.AsyncClient) -> None:
     for prefer in (["wait=1", "respond-async"], ["respond-async", "wait=1"], ["handling=lenient, respond-async; x=1"]):
         headers = [("Prefer", one) for one in prefer]
