@@ -96,6 +96,7 @@ class Door:
         accepted_at_s = time.monotonic()
         valid = self._accepted(valid)
         model, pool = await self._catalog.pool_of(valid.model)
+        valid = valid if valid.model else replace(valid, model=model)
         cold = not pool.workers
         held = self._settings.cold_start_hold_s > 0
         closed = self._no_capacity(model, pool) if cold and not held else await self._memory.refusal()
@@ -265,6 +266,8 @@ class Door:
             binding=terms.joins,
             keep_ms=keep_s * 1000,
             stays=terms.stays,
+            endpoint=valid.endpoint,
+            model=valid.model or "",
         )
 
 

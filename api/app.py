@@ -18,6 +18,7 @@ from api.catalog import Catalog
 from api.document import document
 from api.drain import Drain
 from api.images import Images
+from api.listing import Listing
 from api.queues import Queues
 from api.requests import Requests
 from api.responses.store import Store
@@ -68,6 +69,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.watch = watch
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
+        app.state.listing = Listing(client, catalog)
         app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens, waiting, images)
         app.state.responses = stored = Store(client, ttl_s=settings.responses_ttl_s, log_ttl_s=settings.result_ttl_s)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)

@@ -79,6 +79,20 @@ def to_whole(stream: bytes, usage: Usage | None) -> bytes:
     return msgspec.json.encode(whole)
 
 
+def to_plain(body: bytes) -> bytes:
+    """What /generate answers, from the body of a whole completion."""
+    completion = _decode(body)
+    choice = completion["choices"][0]
+    return msgspec.json.encode(
+        {
+            "text": choice["text"],
+            "model": completion["model"],
+            "finish_reason": choice["finish_reason"],
+            "usage": completion["usage"],
+        }
+    )
+
+
 def _add_choice(into: dict[str, Any], choice: dict[str, Any], *, chat: bool) -> None:
     part = {name: value for name, value in choice.items() if name not in {"delta", "index"}}
     if chat:

@@ -57,9 +57,7 @@ class Catalog:
         """
         if model is None:
             models = await self.models()
-            name = next((name for name, pool in models.pools.items() if pool.workers), next(iter(models.pools), None))
-            if name is None:
-                raise model_not_found("")
+            name = _first(models)
             return name, models.pools[name]
         models = await self._at_most(_FRESH_S, lambda known: model in known.pools)
         if model not in models.pools:
@@ -71,14 +69,46 @@ class Catalog:
         pools = (await self.models()).pools.values()
         return any(pool.keys.pool == name and not pool.workers for pool in pools)
 
+    async def cards(self) -> dict[str, dict[str, Any]]:
+        """The cards of all models that are served or known, those without a worker as cold.
+
+        Raises BrokerUnavailableError.
+        """
+        models = await self.models()
+        return {name: _marked(card, models.pools.get(name)) for name, card in models.cards.items()}
+
     async def card(self, model: str) -> dict[str, Any]:
-        """The card of one served model. Raises RequestError (404), BrokerUnavailableError."""
-        cards = (await self.models()).cards
-        if model not in cards:
+        """The card of one of them. Raises RequestError (404), BrokerUnavailableError."""
+        models = await self.models()
+        if model not in models.cards:
             raise model_not_found(model)
-        return cards[model]
+        return _marked(models.cards[model], models.pools.get(model))
 
     def context_of(self, model: str) -> int:
         """Tokens that a model can read, as its card says; 0 when that is not known. Looks at what was read last."""
-        longest = self._models.cards.get(model, {}).get("max_model_len")
+        cards = self._models.cards
+        card = cards.get(model, {})
+        longest = card.get("max_model_len") or cards.get(card.get("parent") or "", {}).get("max_model_len")
         return longest if isinstance(longest, int) else 0
+
+
+def _marked(card: dict[str, Any], pool: Pool | None) -> dict[str, Any]:
+    """A card that says whether the model has a worker; if not, how long the last one took to start, as far as known."""
+    if pool is None or pool.workers:
+        return {**card, "penstock": {"state": "ready"}}
+    cold_start_s = pool.cold_start_ms / 1000 if pool.cold_start_ms else None
+    return {**card, "penstock": {"state": "cold", "cold_start_s": cold_start_s}}
+
+
+def _first(models: Models) -> str:
+    """The model of those who name none: one that has a worker, if any has, and a base model rather than an adapter.
+
+    Raises RequestError (404).
+    """
+    if not models.pools:
+        raise model_not_found("")
+
+    def rank(name: str) -> tuple[bool, bool]:
+        return not models.pools[name].workers, bool(models.cards.get(name, {}).get("parent"))
+
+    return min(models.pools, key=rank)

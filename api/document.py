@@ -26,6 +26,7 @@ _JSON, _EVENTS = "application/json", "text/event-stream"
 _SCHEMAS = "#/components/schemas/"
 _OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
 _ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
+_LATER = ("Location", "Preference-Applied", "x-penstock-request", "x-penstock-lane")
 _RESPONSE_EVENT = (
     'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
     '"output_index":0,"content_index":0,"delta":"Yes","logprobs":[],"sequence_number":4}\n\n'
@@ -116,6 +117,11 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
         operation.setdefault("parameters", []).extend(
             {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"]
         )
+        answers["202"] = {
+            "description": "With `Prefer: respond-async`: where the answer will be.",
+            "headers": {name: {"required": True, "schema": {"type": "string"}} for name in _LATER},
+            "content": {_JSON: _content("RequestQueued", schemas)},
+        }
         if route.streams:
             answers["200"]["content"][_EVENTS] = {"schema": {"type": "string"}, "example": _stream_of(path)}
     _complete_responses(operation, path, whole)
@@ -139,7 +145,7 @@ def _complete_responses(operation: Operation, path: str, whole: dict[str, Any]) 
         content[_EVENTS] = {"schema": {"type": "string"}, "example": _RESPONSE_EVENT}
     if path == _RESPONSES:
         operation.setdefault("parameters", []).extend(
-            {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"]
+            {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"] if name != "Prefer"
         )
 
 

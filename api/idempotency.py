@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from api.deadlines import ENDLESS, Patience, patience_of
+from api.preferences import responds_async
 from api.requests import Facts
 from shared import errors
 from shared.outcomes import Admitted
@@ -42,6 +43,7 @@ class Terms:
         retry: an SDK tries again.
         stays: the request goes on when its client is gone.
         keep_s: how long the answer stays at least, when that is longer than any answer does; 0: it need not.
+        later: the client would rather come back for the answer than wait for it.
         patience: how long the client waits. A request that joins another one has that one's deadline.
     """
 
@@ -51,6 +53,7 @@ class Terms:
     stays: bool = False
     patience: Patience = ENDLESS
     keep_s: int = 0
+    later: bool = False
 
     @property
     def joins(self) -> bool:
@@ -89,6 +92,7 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
         retry=retries.isascii() and retries.isdecimal() and retries.strip("0") != "",
         stays=gone == "continue" or (gone is None and key is not None),
         patience=patience_of(headers),
+        later=gone != "cancel" and "prefer" in headers and responds_async(headers["prefer"]),
     )
 
 

@@ -36,6 +36,8 @@ class Facts:
         cancel: why it shall be cancelled; empty when nobody has asked for that.
         heard: how many replicas listened when it ended.
         discarded: its result was deleted.
+        endpoint: the route that its client called; empty for a request that an operator has admitted again.
+        model: the served name that it asked for; likewise.
     """
 
     rid: str
@@ -56,6 +58,8 @@ class Facts:
     finished_at_ms: int
     prompt_tokens: int
     completion_tokens: int
+    endpoint: str = ""
+    model: str = ""
 
     @property
     def terminal(self) -> bool:
@@ -111,7 +115,7 @@ class Requests:
         flat: list[bytes] = await record
         fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
         kept = bool(await log)
-        return _facts(keys, rid, fields, kept=kept) if "state" in fields else None
+        return facts_of(keys, rid, fields, kept=kept) if "state" in fields else None
 
     async def known_elsewhere(self, keys: Keys, scope: str) -> bool:
         """Whether another pool knows an idempotency key: then it was used with another model."""
@@ -146,7 +150,9 @@ class Requests:
         await Scripts(self._client, keys).discard(rid)
 
 
-def _facts(keys: Keys, rid: str, fields: dict[str, str], *, kept: bool) -> Facts:
+def facts_of(keys: Keys, rid: str, fields: dict[str, str], *, kept: bool) -> Facts:
+    """The facts in a record's fields."""
+
     def number(name: str) -> int:
         return int(fields.get(name, "0"))
 
@@ -169,4 +175,6 @@ def _facts(keys: Keys, rid: str, fields: dict[str, str], *, kept: bool) -> Facts
         finished_at_ms=number("finished_at_ms"),
         prompt_tokens=number("prompt_tokens"),
         completion_tokens=number("completion_tokens"),
+        endpoint=fields.get("endpoint", ""),
+        model=fields.get("model", ""),
     )

@@ -44,7 +44,7 @@ _BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
 
-def _ticket_headers(ticket: Ticket, path: str) -> list[tuple[bytes, bytes]]:
+def ticket_headers(ticket: Ticket, path: str) -> list[tuple[bytes, bytes]]:
     """What every generation's response says about itself."""
     rid, lane = ticket.rid.encode(), ticket.lane.encode()
     headers = [(b"x-request-id", rid), (b"x-penstock-request", rid), (b"x-penstock-lane", lane)]
@@ -64,7 +64,8 @@ def _engine_headers(head: Meta | None) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in head.headers if name not in _HOP_HEADERS]
 
 
-def _as_text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+def as_text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers as Starlette's responses take them."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
 
 
@@ -114,7 +115,7 @@ class Answer:
     def _problem(self, error: RequestError) -> Response:
         self._leave(error.code)
         problems.note(error, self._path)
-        return problems.response(error, self._path, _as_text(_ticket_headers(self._ticket, self._path)))
+        return problems.response(error, self._path, as_text(ticket_headers(self._ticket, self._path)))
 
     def _events(self) -> EventStream:
         head = self._ticket.relay.head
@@ -124,7 +125,7 @@ class Answer:
             over=lambda: self._leave("client_gone"),
             direct=self._ticket.shape is None,
             status=head.status if head else 200,
-            headers=[*_engine_headers(head), *_ticket_headers(self._ticket, self._path), *_STREAM_HEADERS],
+            headers=[*_engine_headers(head), *ticket_headers(self._ticket, self._path), *_STREAM_HEADERS],
             settings=self._settings,
         )
 
@@ -204,15 +205,15 @@ class Answer:
         self._leave("succeeded")
         if head is None:
             return Response(status_code=_BAD_GATEWAY)
-        ours = _ticket_headers(self._ticket, self._path)
+        ours = ticket_headers(self._ticket, self._path)
         if head.status >= _FIRST_ERROR_STATUS:
             refusal = problems.of_refusal(head.status, body, self._ticket.model, self._path)
             problems.note(refusal, self._path)
-            return problems.response(refusal, self._path, _as_text(ours))
+            return problems.response(refusal, self._path, as_text(ours))
         kind = next((value for name, value in head.headers if name == "content-type"), _JSON_TYPE)
         if self._ticket.shape is not None:
             kind = _JSON_TYPE
-        return Response(body, head.status, _as_text([*_engine_headers(head), *ours]), kind)
+        return Response(body, head.status, as_text([*_engine_headers(head), *ours]), kind)
 
     async def _fault(self, end: Meta) -> RequestError:
         """What the client is told of an end without an answer."""
@@ -227,7 +228,7 @@ class Answer:
     @property
     def headers(self) -> dict[str, str]:
         """What the response says about its request."""
-        return _as_text(_ticket_headers(self._ticket, self._path))
+        return as_text(ticket_headers(self._ticket, self._path))
 
     def _observe_first(self) -> None:
         ticket = self._ticket

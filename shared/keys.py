@@ -27,6 +27,11 @@ class GlobalKeys:
         """Set: every pool that was ever registered and of which something is left."""
         return f"{self.prefix}:known"
 
+    @property
+    def cards(self) -> str:
+        """Hash: served model name → its card of `/v1/models`, JSON, as it was said last."""
+        return f"{self.prefix}:cards"
+
     def tokenizer(self, name: str) -> str:
         """String with a TTL: a tokenizer, packed (`shared/tokenizer.py`). Its name is the hash of its text."""
         return f"{self.prefix}:tok:{name}"

@@ -48,6 +48,8 @@ class Admission:
         replaces: the request that may lose the key to this one, because its end has set the key free.
         keep_ms: how long record and log stay after the end; 0 leaves that to the script that ends it.
         stays: whether the request goes on when nobody follows it.
+        endpoint: the route that the client called; empty for none that should be known.
+        model: the served name that it asked for, or was given; likewise.
     """
 
     rid: str
@@ -70,6 +72,8 @@ class Admission:
     replaces: str = ""
     keep_ms: int = 0
     stays: bool = False
+    endpoint: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """A snapshot of what is served: model name → pool, and the cards for `/v1/models`."""
+    """A snapshot of what is served: model name → pool, and the cards for `/v1/models`.
+
+    The cards are those of living workers, and for a model whose pool has none the last one that was said of it. A name
+    that its pool's living workers do not say any more has none.
+    """
 
     pools: dict[str, Pool]
     cards: dict[str, dict[str, Any]]
@@ -49,6 +53,7 @@ class Registry:
         self._keys = GlobalKeys(prefix)
         self._pools_key = self._keys.pools
         self._known_key = self._keys.known_pools
+        self._cards_key = self._keys.cards
 
     @broker_errors
     async def register(self, pool: str, card: WorkerCard, names: list[str], *, cold_start_ms: int = 0) -> None:
@@ -61,6 +66,8 @@ class Registry:
         pipe.sadd(self._known_key, pool)
         pipe.hset(keys.workers, card.wid, encode(card))  # type: ignore[arg-type]
         pipe.hset(self._pools_key, mapping=dict.fromkeys(names, pool))
+        if card.models:
+            pipe.hset(self._cards_key, mapping={json.loads(model)["id"]: model for model in card.models})
         if cold_start_ms:
             pipe.hset(keys.sched, "cold_start_ms", str(cold_start_ms))
         await pipe.execute()
@@ -132,14 +139,26 @@ class Registry:
     async def models(self) -> Models:
         """A snapshot of everything that is known."""
         names = await self.pools()
-        pools = dict(zip(set(names.values()), await asyncio.gather(*map(self._pool, set(names.values()))), strict=True))
+        known = sorted(set(names.values()))
+        pools = dict(zip(known, await asyncio.gather(*map(self._pool, known)), strict=True))
         cards: dict[str, dict[str, Any]] = {}
         for pool in pools.values():
             for worker in pool.workers:
                 for raw in worker.models:
                     card = json.loads(raw)
                     cards.setdefault(card["id"], card)
-        return Models({name: pools[pool] for name, pool in names.items()}, cards)
+        cold = [name for name, pool in sorted(names.items()) if not pools[pool].workers]
+        return Models({name: pools[pool] for name, pool in names.items()}, cards | await self._last_cards(cold))
+
+    @broker_errors
+    async def _last_cards(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """What was last said of models that nobody serves now; little for those of which nothing was."""
+        said = await self._client.hmget(self._cards_key, names) if names else []  # type: ignore[misc]
+        nothing = {"object": "model", "created": 0, "owned_by": "penstock"}
+        return {
+            name: {"id": name, **(json.loads(card) if card else nothing)}
+            for name, card in zip(names, said, strict=True)
+        }
 
     async def _pool(self, name: str) -> Pool:
         keys = Keys(name, prefix=self._prefix)

@@ -5,14 +5,16 @@ The endpoints take the request as it came, so that `Outermost` can call them wit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api import assembly
 from api.auth import tenant_of
 from api.idempotency import terms_of
+from api.polled import accepted
 from api.schemas import nested_too_deeply
 from api.sse import Answer
 from api.surface import ROUTES, Route, Validate
@@ -51,16 +53,19 @@ def check_encoding(headers: Mapping[str, str]) -> None:
 
 
 async def _answer(request: Request, validate: Validate) -> Response:
-    """One generation."""
-    ticket, stream = await _admitted(request, validate)
+    """One generation: its answer, or where it will be, for a client that would rather come back for it."""
+    ticket, stream, later = await _admitted(request, validate)
     state = request.app.state
+    if later and ticket.stays:  # one that joins a request which ends with its client has to wait like that one
+        return await accepted(state, ticket, request.scope["path"])
     return await Answer(state.door, ticket, state.settings, stream=stream).response(request)
 
 
-async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool]:
-    """The admitted request, and whether it streams. What refuses one comes before the queue does: key, size, outline.
+async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool, bool]:
+    """The admitted request, whether it streams, and whether its client comes back for the answer.
 
-    What was parsed ends here: its texts need not stay as long as the request.
+    What refuses one comes before the queue does: key, size, outline. What was parsed ends here: its texts need
+    not stay as long as the request.
     """
     state = request.app.state
     tenant = await tenant_of(request)
@@ -72,7 +77,12 @@ async def _admitted(request: Request, validate: Validate) -> tuple[Ticket, bool]
     except RecursionError as error:  # it could just be read, and not be written again
         raise nested_too_deeply() from error
     forwarded = [_JSON, *((name, headers[name]) for name in _FORWARDED if name in headers)]
-    return await state.door.enter(valid, tenant, forwarded, terms_of(headers)), valid.stream
+    if "prefer" in headers:
+        headers["prefer"] = ",".join(request.headers.getlist("prefer"))
+    terms = terms_of(headers)
+    if terms.later:
+        terms = replace(terms, stays=True)
+    return await state.door.enter(valid, tenant, forwarded, terms), valid.stream, terms.later
 
 
 async def _generate(request: Request, validate: Validate) -> Response:
@@ -80,16 +90,8 @@ async def _generate(request: Request, validate: Validate) -> Response:
     answer = await _answer(request, validate)
     if answer.status_code != 200:  # noqa: PLR2004
         return answer
-    completion = json.loads(bytes(answer.body))
-    choice = completion["choices"][0]
-    plain = {
-        "text": choice["text"],
-        "model": completion["model"],
-        "finish_reason": choice["finish_reason"],
-        "usage": completion["usage"],
-    }
     headers = {name: value for name, value in answer.headers.items() if name.startswith(("x-", "idempotency-"))}
-    return Response(json.dumps(plain), 200, headers, "application/json")
+    return Response(assembly.to_plain(bytes(answer.body)), 200, headers, "application/json")
 
 
 def endpoint_of(route: Route) -> Endpoint:

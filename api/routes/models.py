@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{model}: what living workers serve. GET /version: what runs here."""
+"""GET /v1/models and /v1/models/{model}: what workers serve, and what is known. GET /version: what runs here."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ except PackageNotFoundError:  # run from a checkout that was not installed
 
 @router.get("/v1/models")
 async def list_models(request: Request, tenant: Annotated[str, Depends(tenant_of)]) -> dict[str, Any]:
-    """The cards of all models that are served now."""
+    """The cards of all models, adapters included; those that have no worker now are marked as cold."""
     del tenant
-    models = await request.app.state.catalog.models()
-    return {"object": "list", "data": list(models.cards.values())}
+    return {"object": "list", "data": list((await request.app.state.catalog.cards()).values())}
 
 
 @router.get("/v1/models/{model:path}")

@@ -1,36 +1,58 @@
-"""GET /v1/requests/{id}, its events, cancel and delete: any replica answers for any request."""
+"""/v1/requests: the list, and each request with its answer, its events, cancel, delete. Any replica answers for any."""
 
 from __future__ import annotations
 
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
 
 from api.auth import tenant_of
 from api.cursors import cursor_of
+from api.listing import Page, Wanted
+from api.polled import facts_shown, polled, told
 from api.requests import Facts
 from api.resume import seek
 from api.shape import Shape
 from api.sse import Answer
 from api.ticket import Ticket
-from api.waiting import shown
 from shared import errors
-from shared.outcomes import Place
+from shared.lanes import Lane
+from shared.states import State
 
 router = APIRouter(tags=["requests"])
 
-_LOOK_AGAIN_S = 1
+_MOST_LISTED = 100
 Tenant = Annotated[str, Depends(tenant_of)]
 
 
+@router.get("/v1/requests")
+async def list_requests(
+    request: Request,
+    tenant: Tenant,
+    state: Annotated[list[State] | None, Query()] = None,
+    lane: Lane | None = None,
+    model: str = "",
+    limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = 20,
+    after: str = "",
+) -> dict[str, Any]:
+    """The caller's requests: those that wait, those that run, those that have ended, the latest first."""
+    wanted = Wanted(frozenset(state or ()), lane, model)
+    page: Page = await request.app.state.listing.page(tenant, wanted, limit=limit, after=after)
+    shown = [facts_shown(facts) for facts in page.facts]
+    return {"object": "list", "data": shown, "has_more": bool(page.following), "next": page.following or None}
+
+
 @router.get("/v1/requests/{rid}")
-async def retrieve(rid: str, request: Request, tenant: Tenant) -> JSONResponse:
-    """What is known of a request."""
-    facts: Facts = await request.app.state.requests.find(rid, tenant)
-    place = await request.app.state.door.waiting.find(facts.keys, rid, facts.lane) if facts.state == "queued" else None
-    return _shown(facts, place)
+async def retrieve(
+    rid: str,
+    request: Request,
+    tenant: Tenant,
+    partial: bool = False,  # noqa: FBT001, FBT002 - a query parameter
+) -> Response:
+    """What is known of a request; once it has ended, with its answer. `partial`: also what a stream has said so far."""
+    return await polled(request.app.state, await request.app.state.requests.find(rid, tenant), partial=partial)
 
 
 @router.get("/v1/requests/{rid}/events")
@@ -52,13 +74,14 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
 
 
 @router.post("/v1/requests/{rid}/cancel")
-async def cancel(rid: str, request: Request, tenant: Tenant) -> JSONResponse:
+async def cancel(rid: str, request: Request, tenant: Tenant) -> Response:
     """Cancels a request in whatever phase it is; one that has ended stays as it is."""
     requests = request.app.state.requests
     facts: Facts = await requests.find(rid, tenant)
     if not facts.terminal:
         await requests.cancel(facts.keys, rid, "cancelled")
-    return _shown(await requests.look(facts.keys, rid) or facts)
+    facts = await requests.look(facts.keys, rid) or facts
+    return told(facts_shown(facts), facts)
 
 
 @router.delete("/v1/requests/{rid}")
@@ -70,27 +93,3 @@ async def delete(rid: str, request: Request, tenant: Tenant) -> dict[str, Any]:
     if not facts.terminal:
         await requests.cancel(facts.keys, rid, "deleted")
     return {"id": rid, "object": "request.deleted", "deleted": True}
-
-
-def _shown(facts: Facts, place: Place | None = None) -> JSONResponse:
-    usage = {
-        "prompt_tokens": facts.prompt_tokens,
-        "completion_tokens": facts.completion_tokens,
-        "total_tokens": facts.prompt_tokens + facts.completion_tokens,
-    }
-    body = {
-        "id": facts.rid,
-        "object": "request",
-        "state": facts.state,
-        "reason": facts.reason or None,
-        "cancel_requested": bool(facts.cancel),
-        "lane": facts.lane,
-        "queue": shown(place),
-        "worker": facts.owner or None,
-        "attempts": facts.claims,
-        "queued_at_ms": facts.queued_at_ms,
-        "started_at_ms": facts.started_at_ms or None,
-        "finished_at_ms": facts.finished_at_ms or None,
-        "usage": usage if facts.terminal else None,
-    }
-    return JSONResponse(body, headers={} if facts.terminal else {"Retry-After": str(_LOOK_AGAIN_S)})

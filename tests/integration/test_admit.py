@@ -22,6 +22,13 @@ async def test_an_admitted_request_is_queued_with_record_body_deadline_and_a_pla
     assert await shard.client.pttl(keys.record("r1")) == -1
 
 
+async def test_route_and_model_are_in_the_record_where_they_are_told(shard: Shard) -> None:
+    await shard.admit("r1", endpoint="/v1/messages", model="llama")
+    await shard.admit("r2")
+    assert {"endpoint": "/v1/messages", "model": "llama"}.items() <= (await shard.record("r1")).items()
+    assert not {"endpoint", "model"} & (await shard.record("r2")).keys()
+
+
 async def test_sending_an_admission_twice_queues_it_once(shard: Shard) -> None:
     await shard.admit()
     assert await shard.admit() == Admitted("OK", "r1", 0)

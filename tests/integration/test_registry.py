@@ -55,6 +55,19 @@ async def test_a_model_stays_known_when_its_last_worker_leaves(registry: Registr
     assert await registry.workers(shard.keys) == {}
 
 
+async def test_a_model_without_a_worker_has_the_card_that_was_last_said_of_it(registry: Registry, shard: Shard) -> None:
+    await registry.register("pool", card("w1", "llama", "poet"), ["llama", "poet"])
+    await registry.register("other", card("w2"), ["nameless"])
+    cards = (await registry.models()).cards
+    assert cards["poet"] == {"id": "poet", "object": "model"}
+    assert cards["nameless"] == {"id": "nameless", "object": "model", "created": 0, "owned_by": "penstock"}
+    await registry.register("pool", card("w3", "llama"), ["llama"])
+    await shard.scripts.beat("w3")
+    assert set((await registry.models()).cards) == {"llama", "nameless"}, (
+        "a living pool that does not serve it any more"
+    )
+
+
 async def test_what_the_last_worker_took_to_start_is_known_once_none_lives(registry: Registry, shard: Shard) -> None:
     await registry.register("pool", card("w1", "llama"), ["llama"])
     assert (await registry.models()).pools["llama"].cold_start_ms == 0, "it has not said"

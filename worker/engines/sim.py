@@ -52,6 +52,7 @@ class SimOptions:
     text: str
     max_model_len: int
     faults: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
@@ -62,6 +63,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
     parser.add_argument("--slots", type=int, default=settings.max_num_seqs or 256, help="sequences at once")
     parser.add_argument("--text", choices=sorted(TEXTS), default="seeded", help="what a token's text is")
     parser.add_argument("--max-model-len", type=int, default=settings.max_model_len or 32_768, help="context, tokens")
+    parser.add_argument("--adapters", nargs="+", default=[], help="names that it serves beside the model's, as LoRA")
     parser.add_argument("--faults", action="store_true", help="tests only: requests may crash or hang this engine")
     try:
         options, unknown = parser.parse_known_args(flags)
@@ -83,6 +85,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> SimEngine:
             text=options.text,
             max_model_len=options.max_model_len,
             faults=options.faults,
+            adapters=tuple(options.adapters),
         )
     )
 
@@ -112,7 +115,11 @@ class SimEngine:
         """See Engine."""
         options = self._options
         card = {"id": options.name, "object": "model", "created": 0, "owned_by": "penstock", "root": options.name}
-        return [{**card, "parent": None, "max_model_len": options.max_model_len, "permission": []}]
+        base = {**card, "parent": None, "max_model_len": options.max_model_len, "permission": []}
+        adapters = [
+            {**base, "id": name, "root": f"/adapters/{name}", "parent": options.name} for name in options.adapters
+        ]
+        return [base, *({**adapter, "max_model_len": None} for adapter in adapters)]
 
     async def tokenizer(self) -> Tokenizer:
         """See Engine."""
@@ -135,7 +142,8 @@ class SimEngine:
             if path in LOOKS:
                 await self._look(path, fields, send)
             else:
-                await self._generate(job_of(path, fields, rid, self._options.max_model_len), send)
+                job = job_of(path, fields, rid, self._options.max_model_len)
+                await self._generate(job, self._named(fields), send)
         except Refusal as refusal:
             await _reply(send, refusal.status, refusal.body())
 
@@ -150,12 +158,17 @@ class SimEngine:
         headers = dict(scope["headers"])
         return path, msgspec.json.decode(body), headers.get(b"x-request-id", b"sim").decode()
 
+    def _named(self, fields: dict[str, Any]) -> str:
+        """The name under which it answers: an adapter's for who asks for that, as vLLM does, else the model's."""
+        asked = fields.get("model")
+        return asked if asked in self._options.adapters else self._options.name
+
     async def _look(self, path: str, fields: dict[str, Any], send: Send) -> None:
         """An answer that takes no steps."""
         journal = current_journal.get()
         self.running += 1
         try:
-            answer, tokens = LOOKS[path](fields, self._options.name)
+            answer, tokens = LOOKS[path](fields, self._named(fields))
             if "max_model_len" in answer:
                 answer["max_model_len"] = self._options.max_model_len
             await self._read_prompt()
@@ -165,20 +178,20 @@ class SimEngine:
         finally:
             self.running -= 1
 
-    async def _generate(self, job: Job, send: Send) -> None:
+    async def _generate(self, job: Job, model: str, send: Send) -> None:
         journal = current_journal.get()
         self.running += 1
         try:
             if job.stream:
-                await self._stream(job, journal, send)
+                await self._stream(job, model, journal, send)
             else:
-                await self._whole(job, journal, send)
+                await self._whole(job, model, journal, send)
         finally:
             self.running -= 1
 
-    async def _stream(self, job: Job, journal: Journal | None, send: Send) -> None:
+    async def _stream(self, job: Job, model: str, journal: Journal | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        answer = telling_of(job, self._options.name)
+        answer = telling_of(job, model)
         await _send_all(send, answer.begun())
         await self._read_prompt()
         if journal is not None:
@@ -209,7 +222,7 @@ class SimEngine:
         if self._steps.hung:
             await self._steps.next()
 
-    async def _whole(self, job: Job, journal: Journal | None, send: Send) -> None:
+    async def _whole(self, job: Job, model: str, journal: Journal | None, send: Send) -> None:
         await self._read_prompt()
         if journal is not None:
             journal.usage(job.prompt_tokens, 0)
@@ -222,9 +235,9 @@ class SimEngine:
                 journal.tokens([token_id(job.rid, index)], len(pieces[-1]))
                 journal.usage(0, 1)
         if job.response is not None:
-            body = sim_responses.whole(job, self._options.name, job.response, pieces.__getitem__)
+            body = sim_responses.whole(job, model, job.response, pieces.__getitem__)
         else:
-            body = msgspec.json.encode(completion(job, self._options.name, "".join(pieces)))
+            body = msgspec.json.encode(completion(job, model, "".join(pieces)))
         await _reply(send, 200, body)
 
 
