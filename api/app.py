@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -40,6 +41,15 @@ from shared.registry import Registry
 from shared.services import ServiceGroup
 
 log = logging.getLogger(__name__)
+
+
+_HANDLERS: dict[type[Exception], Any] = {
+    RequestError: problems.on_request_error,
+    BrokerUnavailableError: problems.on_broker_error,
+    HTTPException: problems.on_http_exception,
+    RequestValidationError: problems.on_validation_error,
+    Exception: problems.on_bug,
+}
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -94,11 +104,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.settings = settings
     app.state.on_failure = lambda: None
     app.state.keys = settings.keys
-    app.add_exception_handler(RequestError, problems.on_request_error)
-    app.add_exception_handler(BrokerUnavailableError, problems.on_broker_error)
-    app.add_exception_handler(Exception, problems.on_bug)
-    app.add_exception_handler(HTTPException, problems.on_http_exception)
-    app.add_exception_handler(RequestValidationError, problems.on_validation_error)
+    for error, handler in _HANDLERS.items():
+        app.add_exception_handler(error, handler)
     for routes in (completions, responses, models, ops, request_routes, admin, lanes):
         app.include_router(routes.router)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way of doing it
