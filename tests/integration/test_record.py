@@ -7,7 +7,8 @@ from tests.unit.test_protocol_docs import rows, section
 
 
 async def test_a_life_writes_the_documented_fields_and_no_others(shard: Shard) -> None:
-    await shard.claimed(finish_by_ms=in_ms(120_000), keep_ms=1000, stays=True, idempotency_ttl_ms=1000)
+    told = {"endpoint": "/v1/completions", "model": "llama"}
+    await shard.claimed(finish_by_ms=in_ms(120_000), keep_ms=1000, stays=True, idempotency_ttl_ms=1000, **told)
     await shard.die("w1")
     await shard.scripts.requeue("w1", "r1", "a1")
     await shard.scripts.claim("w2", await shard.delivered("w2"), "a2")
