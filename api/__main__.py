@@ -20,6 +20,9 @@ from shared.telemetry import setup_logging
 
 _AFTER_DRAIN_S = 5
 """What streams that were sent away get to close before they are cut."""
+_KEEP_ALIVE_S = 75
+"""Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and ALB 60 s): whoever closes it
+must not be the one towards whom a request may be on its way."""
 _UNSENT_BYTES = 65_536
 """Bytes that the kernel takes for a connection beyond what is on its way."""
 
@@ -50,6 +53,7 @@ def main(argv: list[str]) -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_s) + _AFTER_DRAIN_S,
         backlog=4096,
     )
