@@ -26,9 +26,10 @@ from shared.connection import RedisCaller, broker_errors
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
 from shared.lanes import FAIR, QUARANTINE, QUEUES
+from shared.limits import LEASE_MS, SUSPECT_KILLS
 from shared.metrics import REAPER_CONDEMNED, REAPER_EXPIRED, REAPER_REQUEUED, RELEASED
 from shared.registry import Registry
-from shared.scripts import LEASE_MS, SUSPECT_KILLS, Scripts
+from shared.scripts import Scripts
 
 log = logging.getLogger(__name__)
 

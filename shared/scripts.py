@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
+from shared import limits
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
 from shared.lanes import FAIR, QUARANTINE, QUEUES, Lane
@@ -29,28 +30,6 @@ from shared.outcomes import (
 from shared.states import State
 from shared.survey import Survey, read_survey
 from shared.wire import end_frame
-
-MOST_CLAIMS = 50
-"""Claims after which a request is given up: a guard against loops. What counts are kills, and a hand-back is none."""
-MOST_KILLS = 3
-"""Workers that may die under a request before it is set aside."""
-SUSPECT_KILLS = 2
-"""Workers after whose death a request waits in quarantine, where one at a time is let out."""
-LEASE_MS = 5_000
-"""How long a worker lives without a beat."""
-DEAD_MARKER_MS = 3_600_000
-"""How long the marker of a condemned worker stays; no process outlives it."""
-EXPECTED_OUTPUT = 256
-"""Tokens that are expected of a sequence as long as nothing is known of its tenant and its pool."""
-FAIRNESS_FIELDS = 1_000
-"""Fields of a lane's ledger, four to a tenant, that the index of fairness is computed from."""
-DISCARDED_LOG_MS = 5_000
-"""How long readers of a request that is discarded while it runs still find its end in the log."""
-
-REDRIVEN_NOTE_MS = 30 * 86_400_000
-"""How long it is known as what a dead letter was redriven, after the last one was."""
-DEAD_LETTER_REASONS = frozenset({"undecodable"})
-"""Reasons of an end by `done` for which the request is kept as a dead letter."""
 
 _RESTORE_LOOKS = 5
 _NAMES = [queue.name for queue in QUEUES]
@@ -85,7 +64,7 @@ class Scripts:
         args += [a.prompt_tokens, a.output_limit, a.sequences, a.deadline_ms, a.finish_by_ms, a.idempotency_ttl_ms]
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
         args += [a.bounds.requests, a.bounds.body_bytes, a.bounds.tokens, a.bounds.share]
-        args += ["" if a.slots is None else a.slots, EXPECTED_OUTPUT, a.endpoint, a.model]
+        args += ["" if a.slots is None else a.slots, limits.EXPECTED_OUTPUT, a.endpoint, a.model]
         reply = await self._run("admit", keys, args)
         outcome = reply[0].decode()
         if outcome in {"DUP", "CONFLICT"}:
@@ -130,7 +109,7 @@ class Scripts:
         ]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.workers]
         keys += [*self._queue_keys(entry.queue), k.sched, k.lanes, *map(k.ledger, _NAMES)]
-        args = [wid, entry.entry_id, rid, attempt, MOST_CLAIMS, self._ttl_ms, *ends, entry.queue, *_NAMES]
+        args = [wid, entry.entry_id, rid, attempt, limits.MOST_CLAIMS, self._ttl_ms, *ends, entry.queue, *_NAMES]
         reply = await self._run("claim", keys, args)
         if reply[0] == b"OK":
             return Claimed(reply[1], reply[2], int(reply[3]), int(reply[4]), int(reply[5]), reply[6])
@@ -140,7 +119,7 @@ class Scripts:
         """One flush: (rid, attempt, log length expected in bytes, frame) for each sequence. Hot path."""
         k = self._keys
         keys = [k.lease(wid), k.dead(wid), k.box(wid), k.run(wid)]
-        args: list[Any] = [LEASE_MS]
+        args: list[Any] = [limits.LEASE_MS]
         for sequence in frames:
             rid = sequence[0]
             keys += (k.log(rid), k.channel(rid))
@@ -169,7 +148,7 @@ class Scripts:
     async def beat(self, wid: str) -> list[bytes]:
         """Renews the lease; returns the control box."""
         k = self._keys
-        return cast("list[bytes]", await self._run("beat", [k.lease(wid), k.dead(wid), k.box(wid)], [LEASE_MS]))
+        return cast("list[bytes]", await self._run("beat", [k.lease(wid), k.dead(wid), k.box(wid)], [limits.LEASE_MS]))
 
     async def ackbox(self, wid: str, messages: list[bytes]) -> int:
         """Removes control messages that have been read. Returns how many were there."""
@@ -195,7 +174,7 @@ class Scripts:
         k = self._keys
         keys = [k.run(wid), k.record(rid), k.body(rid), k.log(rid), k.channel(rid)]
         keys += [k.tenants, k.deadlines, k.finished, k.dead_letters, k.output]
-        keep = "1" if reason in DEAD_LETTER_REASONS else "0"
+        keep = "1" if reason in limits.DEAD_LETTER_REASONS else "0"
         args = [rid, attempt, state, reason, frame, self._ttl_ms, expected, *usage, wid, keep, sequences]
         reply = await self._run("done", keys, args)
         return Finished(reply[0].decode(), int(reply[1]) if len(reply) > 1 else 0)
@@ -203,7 +182,7 @@ class Scripts:
     async def condemn(self, wid: str, *, process_ended: bool = False) -> bool:
         """Declares a worker dead unless its lease lives. `process_ended`: its exit was seen, so its lease is void."""
         k = self._keys
-        args = [DEAD_MARKER_MS, "1" if process_ended else "0"]
+        args = [limits.DEAD_MARKER_MS, "1" if process_ended else "0"]
         return bool(await self._run("condemn", [k.lease(wid), k.dead(wid)], args))
 
     async def bury(self, wid: str) -> str:
@@ -225,7 +204,7 @@ class Scripts:
             end_frame(State.CANCELLED, "cancelled"),
         ]
         mode = ("kill", "hand_back", "preempt").index(how)
-        args = [rid, attempt, mode, MOST_KILLS, self._ttl_ms, *ends, SUSPECT_KILLS, *_NAMES]
+        args = [rid, attempt, mode, limits.MOST_KILLS, self._ttl_ms, *ends, limits.SUSPECT_KILLS, *_NAMES]
         return _word(await self._run("requeue", keys, args))
 
     async def release(self, out: str, waits: str) -> str:
@@ -245,7 +224,17 @@ class Scripts:
         k = self._keys
         keys = [k.dead_letters, k.redriven, k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants, k.deadlines]
         keys += [k.fair(a.lane), k.ledger(a.lane)]
-        args = [letter, a.rid, a.fingerprint, a.lane, a.body, a.tenant, a.prompt_tokens, patience_ms, REDRIVEN_NOTE_MS]
+        args = [
+            letter,
+            a.rid,
+            a.fingerprint,
+            a.lane,
+            a.body,
+            a.tenant,
+            a.prompt_tokens,
+            patience_ms,
+            limits.REDRIVEN_NOTE_MS,
+        ]
         reply = await self._run("redrive", keys, args)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 
@@ -274,7 +263,7 @@ class Scripts:
     async def discard(self, rid: str) -> str:
         """Takes the result of a request away, now or right after its end. Returns OK or GONE."""
         keys = [self._keys.record(rid), self._keys.log(rid)]
-        return _word(await self._run("discard", keys, [DISCARDED_LOG_MS]))
+        return _word(await self._run("discard", keys, [limits.DISCARDED_LOG_MS]))
 
     async def survey(self, wids: list[str]) -> Survey:
         """What the metrics say of the pool and of these workers. Reads only."""
@@ -283,7 +272,7 @@ class Scripts:
         keys = [k.sched, k.lanes, k.dead_letters]
         keys += [key for name in names for key in (k.queue(name), k.ledger(name), self._queue_keys(name)[0])]
         keys += [key for wid in wids for key in (k.lease(wid), k.run(wid))]
-        return read_survey(wids, await self._run("survey", keys, [len(names), FAIRNESS_FIELDS, *names]))
+        return read_survey(wids, await self._run("survey", keys, [len(names), limits.FAIRNESS_FIELDS, *names]))
 
     async def prune(self, lane: str, cursor: str = "0", count: int = 200) -> tuple[str, int]:
         """Drops what a lane's ledger keeps of tenants that are gone, in a slice. Returns (next cursor, how many).

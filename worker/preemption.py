@@ -5,6 +5,9 @@ interactive head that has waited LEAST_WAIT_MS; `pull` delivers it to this worke
 workers without room only one makes room for it. Then the attempt that loses least is stopped and waits in its lane
 again, and the entry is claimed as soon as that one is out of the way.
 
+An attempt may yield when its client sees nothing but a pause: its stream can be continued behind its tokens, or nothing
+of it is visible. What would have to be generated again and compared stays: the comparison could fail.
+
 Interactive requests take no more of a worker's slots in this way than their lane's part by weight, and at least one.
 When there are more of them than there is room for, batch keeps its part, instead of starting each request four times.
 """

@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 
-from shared.scripts import LEASE_MS
+from shared.limits import LEASE_MS
 from tests.drills.acting import KEYS as K
 from tests.drills.acting import all_visible, api_metric, control, proxy_of, through, worker_metric
 from tests.drills.catalogue import size

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shared.scripts import LEASE_MS
+from shared.limits import LEASE_MS
 from tests.drills.acting import (
     CLAIM,
     DONE,

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from shared.errors import FencedError
-from shared.scripts import LEASE_MS
+from shared.limits import LEASE_MS
 from tests.integration.shard import Shard
 from tests.support.polling import serving
 from tests.support.servers import Server

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import FencedError
+from shared.limits import MOST_CLAIMS
 from shared.outcomes import Claimed, Entry, Unclaimed
-from shared.scripts import MOST_CLAIMS
 from shared.wire import decode_message
 from tests.integration.shard import Shard, in_ms, next_message
 

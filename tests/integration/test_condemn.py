@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.scripts import DEAD_MARKER_MS
+from shared.limits import DEAD_MARKER_MS
 from tests.integration.shard import Shard
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import BrokerUnavailableError
+from shared.limits import MOST_KILLS
 from shared.reaper import Reaper
-from shared.scripts import MOST_KILLS
 from tests.integration.shard import Shard
 from worker.app import farewell
 

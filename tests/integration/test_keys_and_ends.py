@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.limits import DISCARDED_LOG_MS
 from shared.outcomes import Admitted, Finished
-from shared.scripts import DISCARDED_LOG_MS
 from tests.integration.shard import TOMBSTONE_MS, Shard, delta, ending, in_ms, next_message
 
 KEY: dict[str, Any] = {"fingerprint": "fp", "idempotency": "k", "idempotency_ttl_ms": 60_000}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis.asyncio
 
+from shared.limits import MOST_KILLS, SUSPECT_KILLS
 from shared.metrics import RELEASED
 from shared.outcomes import Claimed
 from shared.reaper import Reaper
 from shared.registry import Registry
-from shared.scripts import MOST_KILLS, SUSPECT_KILLS
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard
 

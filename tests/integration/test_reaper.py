@@ -8,11 +8,11 @@ import pytest
 import redis.asyncio
 
 from shared.errors import BrokerUnavailableError
+from shared.limits import LEASE_MS
 from shared.metrics import REAPER_CONDEMNED
 from shared.outcomes import Claimed
 from shared.reaper import Reaper
 from shared.registry import Registry
-from shared.scripts import LEASE_MS
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard, delta, in_ms
 from tests.support.clocks import HandClock

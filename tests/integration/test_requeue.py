@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from shared.limits import MOST_KILLS
 from shared.outcomes import Claimed
-from shared.scripts import MOST_KILLS
 from tests.integration.shard import Shard, delta
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import FencedError
+from shared.limits import LEASE_MS
 from shared.outcomes import Stepped
-from shared.scripts import LEASE_MS
 from shared.wire import MESSAGE_HEADER_BYTES, decode_frame, decode_message
 from tests.integration.shard import Shard, delta, next_message
 

@@ -8,9 +8,9 @@ from api.ticket import Ticket
 from api.waiting import PLAIN, Waiting
 from shared.clock import SystemClock
 from shared.hot import HotClient
+from shared.limits import LEASE_MS
 from shared.reaper import Reaper
 from shared.registry import Registry
-from shared.scripts import LEASE_MS
 from shared.wire import WorkerCard
 from tests.integration.shard import Shard
 from tests.support.clocks import HandClock

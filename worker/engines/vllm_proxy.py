@@ -98,7 +98,11 @@ class Tally:
 
 def _is_aborted(output: RequestOutput | PoolingRequestOutput[Any]) -> bool:
     """Whether the engine gave a generation up. The one output of a pooling request is no list, and never says so."""
-    return isinstance(output, RequestOutput) and any(choice.finish_reason == "abort" for choice in output.outputs)
+    if isinstance(output, RequestOutput):
+        for choice in output.outputs:  # once a token: a generator would cost more than the look
+            if choice.finish_reason == "abort":
+                return True
+    return False
 
 
 class EngineProxy:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shared.lanes import FAIR, QUARANTINE, QUEUES
-from shared.scripts import MOST_KILLS, SUSPECT_KILLS
+from shared.limits import MOST_KILLS, SUSPECT_KILLS
 from shared.states import TERMINAL
 from shared.wire import END, Meta, split_log
 from tests.support.model.replica import ModelClient
