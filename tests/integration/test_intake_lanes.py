@@ -38,10 +38,12 @@ class Counted(Scripts):
         self.pulls: Counter[str] = Counter()
         self.claims: Counter[str] = Counter()
         self.rids: list[str] = []
+        self.held: set[int] = set()
 
     async def pull(self, wid: str, want: int, *, only: str = "", **options: Any) -> list[Entry]:
         """See Scripts."""
         self.pulls[only] += 1
+        self.held.add(options["held"])
         return await super().pull(wid, want, only=only, **options)
 
     async def claim(self, wid: str, entry: Entry, attempt: str) -> Claimed | Unclaimed:
@@ -181,6 +183,27 @@ async def test_workers_without_room_make_it_once_for_one_interactive_request(ser
     (yielded,) = (record for record in records if "preempted" in record)
     assert {"preempted": "1", "kills": "0", "queue": "batch", "state": "queued"}.items() <= yielded.items()
     assert [record["state"] for record in records].count("running") == 5
+
+
+async def test_interactive_requests_take_no_more_slots_than_their_lanes_part(server: Server, shard: Shard) -> None:
+    async with taking(server.url, shard.keys, 4, *_ENDLESS) as worker:
+        await batches(shard, 4)
+        await eventually(lambda: len(worker.attempts) == 4, "four that run")
+        for number in range(4):
+            await shard.admit(f"i{number}", lane="interactive", body=body("interactive", 9_000))
+        await eventually(lambda: sum(rid[0] == "i" for rid in worker.scripts.rids) == 2, "two of them run", within_s=3)
+        looks = worker.scripts.pulls["interactive"]
+        await eventually(lambda: worker.scripts.pulls["interactive"] >= looks + 5, "more looks", within_s=3)
+        states = [await shard.state(f"i{number}") for number in range(4)]
+        batch = [await shard.state(f"b{number}") for number in range(4)]
+    assert (states.count("running"), batch.count("running")) == (2, 2)
+
+
+async def test_a_worker_says_how_much_it_runs_when_it_takes_its_part(server: Server, shard: Shard) -> None:
+    async with taking(server.url, shard.keys, 8, *_ENDLESS) as worker:
+        await batches(shard, 3)
+        await eventually(lambda: len(worker.attempts) == 3, "three that run")
+        await eventually(lambda: 3 in worker.scripts.held, "another look", within_s=3)
 
 
 async def test_nobody_looks_who_runs_no_batch_request(server: Server, shard: Shard) -> None:
