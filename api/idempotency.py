@@ -121,7 +121,7 @@ async def place(
 
     `admit` gets the request that may lose the key. Raises RequestError (409, 410, 422) and what the two raise.
     """
-    replaces = ""
+    replaces = missing = ""
     for _ in range(_LOOKS):
         admitted = await admit(replaces)
         if admitted.outcome == "CONFLICT" and admitted.rid != rid and terms.key:
@@ -129,6 +129,9 @@ async def place(
         if admitted.outcome != "DUP":
             return Place(rid, "created" if terms.key else "", terms.stays)
         holder = await _settled(admitted.rid, look)
+        if holder is None and terms.key and missing != admitted.rid:
+            missing = admitted.rid  # Redis may have lost everything between the two: then the key is free, too
+            continue
         status = _joined(admitted.rid, holder, terms)
         if status and holder is not None:
             return Place(admitted.rid, status, holder.stays, holder.lane)

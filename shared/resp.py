@@ -65,6 +65,7 @@ class CommandConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
+        self._why = "closed by the server"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
@@ -83,7 +84,7 @@ class CommandConnection(asyncio.Protocol):
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
-        error = BrokerUnavailableError(f"connection lost: {exc or 'closed by the server'}")
+        error = BrokerUnavailableError(f"connection lost: {exc or self._why}")
         for future, _ in self._waiting:
             if not future.done():
                 future.set_exception(error)
@@ -119,6 +120,7 @@ class CommandConnection(asyncio.Protocol):
             return
         first_s = min(deadline_s for _, deadline_s in self._waiting)
         if first_s <= self._loop.time():
+            self._why = "the server did not answer in time"
             self.abort()
         else:
             self._watch_until(first_s)

@@ -10,7 +10,8 @@
 --       9 owner as last seen  10 queue as last seen
 -- Returns  {'OK'}                    the worker owns it, the log is what the worker says; also when that was so before
 --          {'RETRY', owner, queue}   owner or queue are others than was thought: call again
---          {'STALE'}                 somebody else's, rightly; or it has ended
+--          {'STALE'}                 somebody else's, rightly; or it has ended; or nobody has seen any of it, and another
+--                                    request answers for its idempotency key by now
 --          {'DIFFERS'}               the worker's, but the log is not the beginning of what the worker has written
 -- Error 'FENCED' when the worker is condemned: then its requests were taken from it for good.
 -- Idempotent. Of the missing frames only the last is published: whoever misses more than that reads the log.
@@ -24,7 +25,7 @@ local mine = state == 'running' and v[2] == ARGV[3] and v[3] == ARGV[1]
 local fields = cmsgpack.unpack(ARGV[4])
 local facts = {}
 for i = 1, #fields, 2 do facts[fields[i]] = fields[i + 1] end
-local deadline_ms = tonumber(facts['deadline_ms'] or '0')
+local deadline_ms, last = tonumber(facts['deadline_ms'] or '0'), tonumber(ARGV[7])
 if mine then
   if not begins then return {'DIFFERS'} end
 elseif state == 'running' then
@@ -38,6 +39,10 @@ elseif state == 'queued' then
   dequeue(q, v[5], v[7] or '', v[8] or 0, v[9] or 0)
 elseif state or not begins or (deadline_ms > 0 and now_ms() > deadline_ms + 600000) then
   return {'STALE'} -- as to the deadline: so late the record of a request that has ended may be gone by rights
+elseif facts['idem'] and #ours == last then
+  -- its readers come again with the key and are led to that one: two would be two answers to one key
+  local bound = redis.call('GET', KEYS[11])
+  if bound and bound ~= ARGV[2] .. '|' .. facts['fingerprint'] then return {'STALE'} end
 end
 if not mine then
   redis.call('HSET', KEYS[3], unpack(fields))
@@ -55,6 +60,5 @@ end
 redis.call('HSETNX', KEYS[9], ARGV[1], '')
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 if #log < #ours then redis.call('SET', KEYS[5], ours) end
-local last = tonumber(ARGV[7])
 if last > 0 then publish(KEYS[6], #ours, ours:sub(-last)) end
 return {'OK'}

@@ -74,6 +74,18 @@ async def test_after_a_flush_everything_is_as_it_was(shard: Shard) -> None:
     assert await shard.client.exists(shard.keys.tenants, shard.keys.deadlines, shard.keys.body("r1")) == 0
 
 
+async def test_what_nobody_has_seen_gives_way_to_the_request_that_has_its_key_by_now(shard: Shard) -> None:
+    keyed = {"idempotency": "key", "idempotency_ttl_ms": 60_000}
+    claimed = await running(shard, **keyed)
+    await flush(shard)
+    await shard.admit("r2", **keyed)
+    assert await shard.scripts.restore("w1", held(claimed)) == "STALE"
+    assert await shard.scripts.restore("w1", held(claimed, ONE)) == "STALE", "its first frame was refused"
+    assert await shard.client.exists(shard.keys.record("r1"), shard.keys.log("r1"), shard.keys.run("w1")) == 0
+    assert await shard.scripts.restore("w1", held(claimed, ONE, TWO)) == "OK", "somebody has seen that"
+    assert (await shard.client.get(shard.keys.idempotency("key")) or b"").startswith(b"r2|"), "and the key stays"
+
+
 async def test_the_last_missing_frame_is_published_with_its_place(shard: Shard) -> None:
     claimed = await running(shard, ONE)
     await flush(shard)

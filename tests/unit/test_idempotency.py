@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from api.deadlines import Patience
-from api.idempotency import PLAIN, Terms, place, terms_of
+from api.idempotency import PLAIN, Place, Terms, place, terms_of
 from api.requests import Facts
 from api.schemas import validate_chat
 from shared.errors import RequestError
@@ -127,6 +127,20 @@ async def test_what_cannot_be_joined_is_told_so(terms: Terms, holder: Facts | No
     with pytest.raises(RequestError) as raised:
         await place("new", terms, admit, look)
     assert raised.value.code == code
+
+
+async def test_a_key_that_is_gone_together_with_its_request_is_taken() -> None:
+    """Redis came back without its data between the two looks."""
+    answers = [Admitted("DUP", "old"), Admitted("OK", "new")]
+
+    async def admit(replaces: str) -> Admitted:
+        assert not replaces
+        return answers.pop(0)
+
+    async def look(_: str) -> Facts | None:
+        return None
+
+    assert await place("new", KEYED, admit, look) == Place("new", "created", KEYED.stays)
 
 
 async def test_a_key_with_another_content_is_a_mismatch() -> None:
