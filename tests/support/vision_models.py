@@ -13,6 +13,7 @@ get by with the processors on Pillow.
 
 from __future__ import annotations
 
+import io
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -50,6 +51,15 @@ _LEVEL, _MARK = 4.0, 8.0
 def words(colour: str) -> list[str]:
     """What it says about this colour."""
     return [f" {colour}{number}" for number in range(LENGTH)]
+
+
+def painted(colour: str, kind: str = "png") -> bytes:
+    """A picture of this colour, of a kind that Pillow writes."""
+    from PIL import Image  # noqa: PLC0415 - comes with the engine
+
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20), COLOURS[colour]).save(file, kind)
+    return file.getvalue()
 
 
 def make_elsewhere(folder: Path) -> None:
