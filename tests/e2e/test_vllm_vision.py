@@ -273,7 +273,7 @@ def test_what_is_no_picture_is_the_clients_mistake(stack: Stack, wrong: str) -> 
     assert told.json()["choices"][0]["message"]["content"] == text_of("red"), "the worker lives"
 
 
-LONG = 1_500
+LONG = 1_000
 ENDLESS: dict[str, Any] = {
     "max_tokens": LONG,
     "ignore_eos": True,
