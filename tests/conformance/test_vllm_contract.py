@@ -129,6 +129,18 @@ def test_the_parameters_that_decide_about_continuation_are_there() -> None:
     )
 
 
+def test_prompts_say_where_their_media_stand_and_caches_can_forget_them() -> None:
+    told = _symbol("vllm.inputs.engine", "MultiModalInput").__annotations__
+    assert {"type", "prompt_token_ids", "mm_kwargs", "mm_hashes", "mm_placeholders"} <= set(told)
+    assert {"offset", "length", "is_embed"} <= set(
+        _symbol("vllm.multimodal.inputs", "PlaceholderRange").__annotations__
+    )
+    assert isinstance(
+        inspect.getattr_static(_symbol("vllm.renderers.base", "BaseRenderer"), "mm_processor_cache"), property
+    )
+    assert callable(_symbol("vllm.multimodal.cache", "BaseMultiModalProcessorCache").invalidate)
+
+
 def test_every_parameter_of_sampling_has_been_thought_about() -> None:
     """A new one may make the next token depend on more than the tokens before it: see vllm_resume."""
     resume = importlib.import_module("worker.engines.vllm_resume")

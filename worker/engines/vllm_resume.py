@@ -34,6 +34,8 @@ _BEYOND_THE_TOKENS = (
     *("structured_outputs", "presence_penalty", "frequency_penalty", "logprobs", "prompt_logprobs", "bad_words"),
     *("logprob_token_ids", "repetition_detection", "thinking_token_budget", "trace_decode_token_ids", "extra_args"),
 )
+_PROMPTS = ("token", "multimodal")
+"""Of the second the media stay where they stand in the prompt, whatever tokens follow it."""
 _TURN_TOKENS = 16
 _GIVEN_AS_ZERO = ("seed", "logprobs", "prompt_logprobs", "thinking_token_budget")
 
@@ -45,7 +47,7 @@ def resumed(
     prompt, params = asked
     if not _is_one_stream(params):
         return _impossible(journal)
-    if resume.policy is Policy.CONTINUE and can_continue(client, prompt, params):
+    if resume.policy is Policy.CONTINUE and can_continue(client, prompt, params) and not _says_media(prompt, resume):
         return _continued(client, journal, resume.token_ids, asked, generate)
     return _verified(journal, resume, generate(prompt, params))
 
@@ -69,7 +71,7 @@ def _depends_on_tokens_alone(prompt: Any, params: SamplingParams) -> bool:
     """Whether the next token depends on the tokens before it alone; defaults of the server count, too."""
     return (
         isinstance(prompt, dict)
-        and prompt.get("type") == "token"
+        and prompt.get("type") in _PROMPTS
         and not any(getattr(params, name) for name in _BEYOND_THE_TOKENS)
         and all(getattr(params, name) is None for name in _GIVEN_AS_ZERO)
     )
@@ -78,6 +80,26 @@ def _depends_on_tokens_alone(prompt: Any, params: SamplingParams) -> bool:
 def _is_plain(client: EngineClient) -> bool:
     """Whether the engine itself adds nothing: a watermark may depend on where the answer began."""
     return client.renderer.tokenizer is not None and client.vllm_config.watermark_config is None
+
+
+def _says_media(prompt: Any, resume: Resume) -> bool:
+    """Whether tokens that stand for media in this prompt were generated, too: they could be taken for more of them."""
+    ids = prompt["prompt_token_ids"]
+    stand_for = set[int]()
+    for places in prompt.get("mm_placeholders", {}).values():
+        for place in places:
+            inside = ids[place.offset : place.offset + place.length]
+            marks = [True] * place.length if place.is_embed is None else place.is_embed.tolist()
+            stand_for.update(token for token, is_one in zip(inside, marks, strict=True) if is_one)
+    return not stand_for.isdisjoint(resume.token_ids)
+
+
+def _never_sent(client: EngineClient, prompt: Any) -> None:
+    """The engine does not get this prompt. Its front has noted the media as sent, and would not send them again."""
+    cache = client.renderer.mm_processor_cache
+    for hashes in prompt.get("mm_hashes", {}).values():
+        for one in hashes if cache is not None else ():
+            cache.invalidate(one)
 
 
 class _Text:
@@ -149,6 +171,7 @@ async def _continued(
         end = text.end_at(there) if count == len(there) else (None, None)
         choice = text.add(there[count - 1 : count], end)
         if choice.finished():
+            _never_sent(client, prompt)
             if count < len(there):
                 journal.diverged("it ended before its last token")
                 return
