@@ -17,7 +17,7 @@ PARALLEL ?= -n 2 --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
-REQUIREMENTS := $(wildcard requirements/*.txt) pyproject.toml scripts/setup.py
+REQUIREMENTS := $(filter-out requirements/clients%,$(wildcard requirements/*.txt)) pyproject.toml scripts/setup.py
 UP_FLAGS = $(if $(MODEL),--model "$(MODEL)") $(if $(filter sim vllm,$(ENGINE)),--engine $(ENGINE)) $(ARGS)
 SETUP_ENGINE = $(patsubst vllm,auto,$(patsubst sim,none,$(ENGINE)))
 
@@ -38,6 +38,13 @@ setup: ## install everything into .venv (ENGINE=cpu|cuda|none overrides what the
 	@$(need-python)
 	@$(PYTHON) scripts/setup.py --engine $(SETUP_ENGINE) --dev
 
+# The libraries of others do not resolve beside vLLM: they have an environment of their own.
+.venv-clients/.stamp-libraries: requirements/clients.txt scripts/setup.py | .venv/.stamp-dev
+	@$(BIN)/python scripts/setup.py --clients libraries
+
+.venv-clients/.stamp-load: requirements/clients-load.txt scripts/setup.py | .venv/.stamp-dev
+	@$(BIN)/python scripts/setup.py --clients load
+
 define need-python
 test -n "$(PYTHON)" || { echo "Penstock needs Python 3.11 to 3.14, and none is on PATH ($$(python3 --version 2>&1))." \
 	"Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -48,7 +55,7 @@ up: .venv/.stamp-setup ## serve a model on this machine: make up MODEL=/path/to/
 	@$(BIN)/penstock up $(UP_FLAGS)
 
 .PHONY: test
-test: lint ## everything that a machine without a GPU can check
+test: lint .venv-clients/.stamp-libraries ## everything that a machine without a GPU can check
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: lint
@@ -62,6 +69,10 @@ lint: .venv/.stamp-dev ## style, types, import directions
 format: .venv/.stamp-dev ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: clients
+clients: .venv/.stamp-dev .venv-clients/.stamp-load ## what people use, against vLLM: SDKs, libraries, load tools (docs/clients.md)
+	PENSTOCK_CLIENTS=all $(BIN)/python -m pytest tests/clients $(ARGS)
 
 .PHONY: modelcheck
 modelcheck: .venv/.stamp-dev ## try the Redis scripts against random faults (SEEDS=200)
@@ -96,8 +107,10 @@ pins: .venv/.stamp-setup ## compile requirements/*.in into requirements/*.txt (A
 	$(COMPILE) base.in vllm-cuda.in -o vllm-cuda.txt $(ARGS)
 	$(COMPILE) dev.in --constraint vllm-cpu.txt -o dev.txt $(ARGS)
 	$(COMPILE) build.in --constraint vllm-cpu.txt --constraint dev.txt -o build.txt $(ARGS)
+	$(COMPILE) clients.in clients-load.in --override overrides.txt $(NOT_PINNED) -o clients-load.txt $(ARGS)
+	$(COMPILE) clients.in --constraint clients-load.txt -o clients.txt $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv and everything that was built; not the data of `make up` (.penstock)
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .venv-clients dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -123,6 +123,7 @@ class Door:
             await self._join(ticket, valid, await self._places.place(entry))
 
         relay = self._relay(pool.keys, rid, readmit)
+        relay.plain = terms.plain
         shape = Shape(relay, stream=True, timing=Timing(accepted_at_s)) if valid.timing else None
         ticket = Ticket(rid, model, valid.lane, relay, pool.keys, accepted_at_s, shape=shape, cold=cold)
         try:

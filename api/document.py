@@ -26,6 +26,7 @@ _JSON, _EVENTS = "application/json", "text/event-stream"
 _SCHEMAS = "#/components/schemas/"
 _OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
 _ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
+_OF_STREAMS = "X-Event-Stream"
 _LATER = ("Location", "Preference-Applied", "x-penstock-request", "x-penstock-lane")
 _RESPONSE_EVENT = (
     'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
@@ -115,7 +116,9 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
     if route is not None:
         operation["tags"] = [{"generate": "generation", "pool": "pooling", "any": "tokens"}[route.answers]]
         operation.setdefault("parameters", []).extend(
-            {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"]
+            {"$ref": f"#/components/parameters/{name}"}
+            for name in whole["parameters"]
+            if route.streams or name != _OF_STREAMS
         )
         answers["202"] = {
             "description": "With `Prefer: respond-async`: where the answer will be.",
@@ -145,7 +148,9 @@ def _complete_responses(operation: Operation, path: str, whole: dict[str, Any]) 
         content[_EVENTS] = {"schema": {"type": "string"}, "example": _RESPONSE_EVENT}
     if path == _RESPONSES:
         operation.setdefault("parameters", []).extend(
-            {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"] if name != "Prefer"
+            {"$ref": f"#/components/parameters/{name}"}
+            for name in whole["parameters"]
+            if name not in {"Prefer", _OF_STREAMS}
         )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from api.deadlines import ENDLESS, Patience, patience_of
-from api.preferences import responds_async
+from api.preferences import plain_events, responds_async
 from api.requests import Facts
 from shared import errors
 from shared.outcomes import Admitted
@@ -44,6 +44,7 @@ class Terms:
         stays: the request goes on when its client is gone.
         keep_s: how long the answer stays at least, when that is longer than any answer does; 0: it need not.
         later: the client would rather come back for the answer than wait for it.
+        plain: a stream shall have events alone, without ids and comments.
         patience: how long the client waits. A request that joins another one has that one's deadline.
     """
 
@@ -54,6 +55,7 @@ class Terms:
     patience: Patience = ENDLESS
     keep_s: int = 0
     later: bool = False
+    plain: bool = False
 
     @property
     def joins(self) -> bool:
@@ -93,6 +95,7 @@ def terms_of(headers: Mapping[str, str]) -> Terms:
         stays=gone == "continue" or (gone is None and key is not None),
         patience=patience_of(headers),
         later=gone != "cancel" and "prefer" in headers and responds_async(headers["prefer"]),
+        plain=plain_events(_choice(headers, "x-event-stream", ("plain", "full")), headers.get("x-request-id")),
     )
 
 

@@ -34,6 +34,7 @@ class Outlet:
         "heartbeat_ticks",
         "hung_up",
         "moved",
+        "plain",
         "send_now",
     )
 
@@ -56,6 +57,8 @@ class Outlet:
         """The client was found to have hung up."""
         self.moved = False
         """The replica stops: the client shall go on elsewhere."""
+        self.plain = False
+        """The client wants the answer's events alone, without ids and comments: see `preferences.plain_events`."""
         self.heartbeat_ticks = 0
         """Ticks without a byte after which a client that waits gets a comment; 0: never."""
         self.comment = HEARTBEAT

@@ -47,12 +47,12 @@ class Relay(Outlet):
         "_attempt",
         "_client",
         "_dirty",
-        "_events",
         "_grace_s",
         "_heard_end",
         "_keys",
         "_lost_grace_s",
         "_lost_since_s",
+        "_numbers",
         "_readmit",
         "_silent_ticks",
         "_visible",
@@ -90,7 +90,7 @@ class Relay(Outlet):
         self._attempt = ""  # who wrote the frame that ends at the cursor
         self.id_suffix = b""  # what follows the offset in the ids of that attempt's events
         self._visible = False  # whether any of the answer's bytes were taken
-        self._events = False
+        self._numbers = False  # whether the answer's events get ids
         self._dirty = False
         self._heard_end = 0
         self._silent_ticks = 0
@@ -173,8 +173,8 @@ class Relay(Outlet):
                 self._readmit = None  # it will not be used any more, and has the request's body
                 self.head = meta
                 self.comment = HEARTBEAT
-                self._events = is_event_stream(meta)
-                if not self._events:
+                self._numbers = (events := is_event_stream(meta)) and not self.plain
+                if not events:
                     self.send_now = None
             if frame.kind & END:
                 self.end = meta
@@ -182,7 +182,7 @@ class Relay(Outlet):
         if data:
             self._idle_ticks = 0
             self._visible = True
-            if self._events:
+            if self._numbers:
                 data = with_cursors(data, end, self.id_suffix)
             if meta is not None and frame.kind & HEAD:
                 self._pend(data)
@@ -195,7 +195,7 @@ class Relay(Outlet):
         """Goes on from there, for a client that has what is before it. Called before anything else."""
         self.cursor = position.start
         self.head, self.end = position.head, position.end
-        self._events = position.head is not None and is_event_stream(position.head)
+        self._numbers = position.head is not None and is_event_stream(position.head)
         self._attempt, self.id_suffix = position.attempt, suffix_of(position.attempt)
         self._visible = position.start > 0
         if position.rest:

@@ -78,7 +78,9 @@ class Shape:
                 )
             events = assembly.to_chunks(b"".join(self._whole), usage=bool(self._usage))
             # one cursor for all of them, at the end: there is no place between them in the log
-            return b"".join(events[:-1]) + with_cursors(events[-1], self._relay.cursor, self._relay.id_suffix)
+            if not self._relay.plain:
+                events[-1] = with_cursors(events[-1], self._relay.cursor, self._relay.id_suffix)
+            return b"".join(events)
         if not self._done:
             return b""
         added = []

@@ -134,9 +134,7 @@ class Answer:
         outcome = "client_gone"
         try:
             if relay.head is None and relay.end is None:
-                self._late = True
-                await self._door.waiting.add(self._ticket)
-                yield relay.comment
+                yield await self._opening()
             while not relay.over:
                 if piece := self._shaped(relay.take()):
                     yield piece
@@ -147,7 +145,7 @@ class Answer:
                     await relay.advance()
             if relay.cut:
                 outcome = "moved"
-                yield _MOVED
+                yield b"" if relay.plain else _MOVED
             elif (end := relay.end) is not None:
                 outcome = end.state
                 if last := await self._last_event(end):
@@ -158,6 +156,14 @@ class Answer:
             yield self._error_event(fault)
         finally:
             self._leave(outcome)
+
+    async def _opening(self) -> bytes:
+        """What a stream opens with whose answer is not there yet; nothing for a client that wants no comments."""
+        self._late = True
+        if self._ticket.relay.plain:
+            return b""
+        await self._door.waiting.add(self._ticket)
+        return self._ticket.relay.comment
 
     def _shaped(self, piece: bytes) -> bytes:
         """What the client gets for a piece of the answer. The form may be known late: see `_late_head`, Door.enter."""

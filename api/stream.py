@@ -15,6 +15,8 @@ from api.relay import Relay
 from api.settings import ApiSettings
 from api.transport import hang_up, socket_writer
 
+_NEVER_S = 10**9
+
 
 class EventStream(Response):
     """A stream of ready-made events.
@@ -64,7 +66,8 @@ class EventStream(Response):
     async def _short(self, send: Send, direct: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         relay = self._relay
-        relay.heartbeat_ticks = max(1, round(self._settings.heartbeat_s / TICK_S))
+        if not relay.plain:
+            relay.heartbeat_ticks = max(1, round(self._settings.heartbeat_s / TICK_S))
         relay.comment_now = socket_writer(direct)
         if self._direct:
             relay.send_now = relay.comment_now
@@ -82,7 +85,7 @@ class EventStream(Response):
             self._pieces,
             status_code=self.status_code,
             headers={name.decode(): value.decode() for name, value in self.raw_headers if name not in own},
-            ping=self._settings.heartbeat_s,
+            ping=_NEVER_S if self._relay.plain else self._settings.heartbeat_s,
             ping_message_factory=_heartbeat,
             shutdown_grace_period=self._settings.drain_s,
             sep="\n",

@@ -3,6 +3,8 @@
 Steps: a virtual environment; pip installs uv and the build backend; uv installs the engine's torch, then everything
 that `requirements/*.txt` pins, then the project itself (editable). A step that is done already costs a moment, so
 running this again is how an installation is repaired or brought up to date.
+
+With `--clients` it makes `.venv-clients` instead, for tests/clients, with the uv and the Python of `.venv`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+CLIENTS = ROOT / ".venv-clients"
 REQUIREMENTS = ROOT / "requirements"
 STAMPS = ("setup", "dev")
 OLDEST, NEWEST = (3, 11), (3, 14)
@@ -33,14 +36,20 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make setup", description="Installs Penstock into .venv.")
     parser.add_argument("--engine", choices=("auto", "cpu", "cuda", "none"), default="auto", help="which build of vLLM")
     parser.add_argument("--dev", action="store_true", help="also the tools that tests and checks need")
+    parser.add_argument(
+        "--clients", choices=("libraries", "load"), help="only what tests/clients needs, into .venv-clients"
+    )
     options = parser.parse_args(argv)
     began_s = time.monotonic()
     try:
-        install(options.engine, dev=options.dev)
+        if options.clients:
+            install_clients(load=options.clients == "load")
+        else:
+            install(options.engine, dev=options.dev)
     except SetupError as error:
         sys.stderr.write(f"\nsetup: {error}\n")
         return 1
-    say(f"Installed in {time.monotonic() - began_s:.0f} s. Next: make up")
+    say(f"Installed in {time.monotonic() - began_s:.0f} s. Next: make {'clients' if options.clients else 'up'}")
     return 0
 
 
@@ -64,6 +73,21 @@ def install(engine: str, *, dev: bool) -> None:
     uv("--no-deps", "--no-build-isolation", "--quiet", "--editable", str(ROOT))
     for name in STAMPS if dev else STAMPS[:1]:
         (VENV / f".stamp-{name}").write_text(f"{engine}\n", encoding="utf-8")
+
+
+def install_clients(*, load: bool) -> None:
+    """The libraries that are tested against Penstock; with `load`, also the tools. Raises SetupError."""
+    say(f"Installing what tests/clients needs into {CLIENTS.name}")
+    python = CLIENTS / "bin" / "python"
+    run(
+        [str(VENV / "bin" / "uv"), "venv", "--quiet", "--clear", "--python", str(VENV / "bin" / "python"), str(CLIENTS)]
+    )
+    if load:
+        install_torch(python)
+    pinned = REQUIREMENTS / ("clients-load.txt" if load else "clients.txt")
+    uv("--no-deps", "--require-hashes", "--quiet", "--requirement", str(pinned), python=python)
+    for name in ("libraries", "load") if load else ("libraries",):
+        (CLIENTS / f".stamp-{name}").touch()
 
 
 def check_python() -> None:
@@ -115,8 +139,8 @@ def _works(python: Path) -> bool:
     return subprocess.run([str(python), "-c", test], capture_output=True, check=False).returncode == 0
 
 
-def install_torch() -> None:
-    """The CPU build of torch.
+def install_torch(python: Path = VENV / "bin" / "python") -> None:
+    """The CPU build of torch, for that Python.
 
     It cannot be pinned by hash with the rest: `2.13.0+cpu` is not on the Python Package Index, only on PyTorch's own
     index, or in a folder of wheels that this machine was given (PIP_FIND_LINKS), where it may be another build.
@@ -124,14 +148,14 @@ def install_torch() -> None:
     """
     say(f"Installing torch {TORCH} (CPU build)")
     local = f"torch=={TORCH}+cpu" if sys.platform == "linux" else f"torch=={TORCH}"
-    if "UV_FIND_LINKS" in environment() and uv("--no-deps", "--quiet", local, may_fail=True):
+    if "UV_FIND_LINKS" in environment() and uv("--no-deps", "--quiet", local, may_fail=True, python=python):
         return
-    uv("--no-deps", "--torch-backend", "cpu", f"torch=={TORCH}")
+    uv("--no-deps", "--torch-backend", "cpu", f"torch=={TORCH}", python=python)
 
 
-def uv(*arguments: str, may_fail: bool = False) -> bool:
-    """`uv pip install …` into `.venv`. Returns whether it worked. Raises SetupError unless it may fail."""
-    command = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(VENV / "bin" / "python"), *arguments]
+def uv(*arguments: str, may_fail: bool = False, python: Path = VENV / "bin" / "python") -> bool:
+    """`uv pip install …` for that Python. Returns whether it worked. Raises SetupError unless it may fail."""
+    command = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(python), *arguments]
     return run(command, may_fail=may_fail)
 
 

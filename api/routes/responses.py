@@ -81,9 +81,9 @@ async def _admitted(request: Request) -> tuple[ResponsesAnswer | Response, str]:
 
 
 def _terms(headers: dict[str, str], asked: Asked, ttl_s: int) -> Terms:
-    """A response in background goes on without its client; a stored one stays."""
+    """A response in background goes on without its client; a stored one stays. Its events have their own numbers."""
     terms = terms_of(headers)
-    return replace(terms, stays=terms.stays or asked.background, keep_s=ttl_s if asked.store else 0)
+    return replace(terms, stays=terms.stays or asked.background, keep_s=ttl_s if asked.store else 0, plain=False)
 
 
 async def _before(request: Request, asked: Asked, tenant: str) -> items.Items:

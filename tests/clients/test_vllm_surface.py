@@ -5,7 +5,6 @@ Two pools: a model that says a script (a thought, words, a call of a tool), and 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,50 +14,17 @@ import httpx
 import openai
 import pytest
 
-from tests.support import scripted_models, tiny_models
 from tests.support.scripted_models import SIGNS, THOUGHT, WORDS
-from tests.support.stack import Stack, poll_until_ready, running_stack
+from tests.support.stack import Stack
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
-START_S = 400.0
-ENV = {"VLLM_CPU_KVCACHE_SPACE": "1"}
-CHAT_FLAGS = (
-    *("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", "8"),
-    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"),
-)
-POOLING_FLAGS = ("--served-model-name", "vectors", "--enforce-eager", "--max-num-seqs", "8", *tiny_models.POOLING_FLAGS)
 SAY: Any = [{"role": "user", "content": "What is a queue?"}]
 LOOK: Any = {"name": "look", "description": "Looks.", "input_schema": {"type": "object"}}
 FUNCTION: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 GREEDY = {"temperature": 0}
 """Anthropic's SDK does not know the temperature any more."""
 SAID = ("".join(WORDS) + SIGNS).strip()
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    models = tmp_path_factory.mktemp("models")
-    scripted_models.make_elsewhere(models / "scripted")
-    tiny_models.make_elsewhere(models / "tiny")
-    with running_stack() as started:
-        for name, flags in (("scripted", CHAT_FLAGS), ("tiny", POOLING_FLAGS)):
-            started.worker("--model", str(models / name), "--", *flags, engine="vllm", ready_s=0, env=ENV)
-        for worker in started.workers:
-            poll_until_ready(worker, f"http://127.0.0.1:{worker.ops_port}/readyz", START_S)
-        started.api()
-        started.api(ready=False, env={"PENSTOCK_API_KEYS": "alpha,beta"})
-        yield started
-
-
-@pytest.fixture
-def http(stack: Stack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.apis[0].url, timeout=60) as client:
-        yield client
 
 
 @pytest.fixture
