@@ -47,20 +47,25 @@ class MissingBinaryError(Exception):
 
 
 @functools.cache
-def docker_runs() -> bool:
-    """Whether a Docker engine answers."""
+def in_container(kind: Kind) -> bool:
+    """Whether a Docker engine answers that has the images, or can get them: the server's, and testcontainers' own."""
     if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
         return False  # asked first: the Docker client leaks a socket when there is nothing to connect to
     try:
         import docker  # type: ignore[import-untyped]  # noqa: PLC0415 - takes a while, and not every machine has it
+        from testcontainers.core.config import testcontainers_config  # noqa: PLC0415 - as above
 
         client = docker.from_env()
     except Exception:  # noqa: BLE001 - whatever is missing, the answer is no
         return False
     try:
-        return bool(client.ping())
-    except Exception:  # noqa: BLE001 - as above
+        for image in (testcontainers_config.ryuk_image, IMAGES[kind]):
+            if not client.images.list(name=image):
+                client.images.pull(image)
+    except Exception:  # noqa: BLE001 - as above: an engine behind a wall has no images
         return False
+    else:
+        return True
     finally:
         client.close()
 
@@ -83,10 +88,11 @@ def binary(kind: Kind) -> Path:
 
 def available() -> list[Kind]:
     """The servers that this machine can run."""
-    if docker_runs():
-        return list(KINDS)
     found: list[Kind] = []
     for kind in KINDS:
+        if in_container(kind):
+            found.append(kind)
+            continue
         with contextlib.suppress(MissingBinaryError):
             binary(kind)
             found.append(kind)
@@ -99,7 +105,7 @@ def running(kind: Kind, *, cluster: bool = False) -> Iterator[Server]:
 
     `cluster`: a Redis Cluster of this one node, which owns every slot.
     """
-    with _container(kind, cluster=cluster) if docker_runs() else _process(kind, cluster=cluster) as url:
+    with _container(kind, cluster=cluster) if in_container(kind) else _process(kind, cluster=cluster) as url:
         if cluster:
             _own_every_slot(url)
         yield Server(kind, url, _version(url))
@@ -133,9 +139,9 @@ def _container(kind: Kind, *, cluster: bool) -> Iterator[str]:
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - only where Docker runs
     from testcontainers.core.waiting_utils import wait_for_logs  # noqa: PLC0415
 
-    container: Any = DockerContainer(IMAGES[kind]).with_exposed_ports(6379)
-    if cluster:
-        container = container.with_command(f"{kind}-server --cluster-enabled yes")
+    command = f"{kind}-server --bind 0.0.0.0 --protected-mode no --save '' --appendonly no"
+    command += " --cluster-enabled yes" * cluster
+    container: Any = DockerContainer(IMAGES[kind]).with_exposed_ports(6379).with_command(command)
     with container:
         wait_for_logs(container, "Ready to accept connections", timeout=_READY_S)
         yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
