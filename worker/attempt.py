@@ -152,6 +152,11 @@ class Attempt:
         return self._task is not None and not self._task.done()
 
     @property
+    def used(self) -> Usage:
+        """Tokens of the answer so far, those of earlier attempts that it goes on with included."""
+        return self._out.used
+
+    @property
     def loss(self) -> int | None:
         """Tokens that are made a second time if it stops now and runs on later; None when a client would notice."""
         if not self.in_engine or self._stop is not None:
