@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 
 from shared import genai
 from tests.support.client import Seen, read_line, stream_chat
-from tests.support.stack import Api, Stack, Worker, eventually, running_stack
+from tests.support.collector import collecting
+from tests.support.stack import Api, Stack, Worker, eventually, free_port, running_stack
 from tests.support.traces import Span, complete, spans_in, trace_of
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -233,6 +235,30 @@ async def test_no_prompt_and_no_key_stands_in_a_log_or_a_trace(
     for process in (*stack.apis, *stack.workers):
         for line in process.log.read_text().splitlines():
             assert {"timestamp", "level", "logger", "event", "service"} <= set(json.loads(line)), line
+
+
+async def test_spans_go_to_a_collector_that_the_environment_names() -> None:
+    with collecting() as collector, running_stack() as exporting:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        exporting.worker(env={**env, "OTEL_SERVICE_NAME": "my-workers"})
+        api = exporting.api(env=env)
+        async with httpx.AsyncClient(timeout=30) as client:
+            seen = await stream_chat(client, api.url, 5)
+        await eventually(lambda: len(collector.trace_of(seen.rid).spans) == 6, 10, "the whole trace")
+        assert collector.paths == {"/v1/traces"}
+        assert {span.service for span in collector.trace_of(seen.rid).spans} == {"penstock-api", "my-workers"}
+
+
+async def test_a_collector_that_is_away_holds_nothing_up() -> None:
+    with running_stack() as exporting:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        worker, api = exporting.worker(env=env), exporting.api(env=env)
+        async with httpx.AsyncClient(timeout=30) as client:
+            for _ in range(20):
+                (await stream_chat(client, api.url, 5)).check(5)
+        began_s = time.monotonic()
+        assert (api.stop(), worker.stop()) == (0, 0)
+        assert time.monotonic() - began_s < 12
 
 
 async def test_without_settings_nothing_is_traced_and_no_request_is_logged() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from tests.support.stack import eventually
 
 _PATIENCE_S = 10.0
+_GOES_ON = {"worker_lost", "handed_back", "preempted"}
+"""Outcomes of attempts that are followed by another one."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ async def complete(path: Path, rid: str, *, ended: str = "POST /v1/chat/completi
 
     def there() -> bool:
         trace = trace_of(path, rid)
-        attempts = [span for span in trace.spans if span.kind == "consumer" and not span.failed]
-        return bool(trace.all(ended) and attempts)
+        outcomes = {span.attributes.get("penstock.outcome") for span in trace.spans if span.kind == "consumer"}
+        return bool(trace.all(ended) and outcomes - _GOES_ON)
 
     await eventually(there, _PATIENCE_S, f"the whole trace of {rid}")
     return trace_of(path, rid)
