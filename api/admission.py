@@ -52,9 +52,6 @@ from shared.wire import Request, encode
 
 log = logging.getLogger(__name__)
 
-_ADMIT_TRIES = 8
-_ADMIT_PAUSE_S = 0.25
-
 
 class Door:
     """Lets requests in, and out."""

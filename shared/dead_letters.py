@@ -80,7 +80,13 @@ class Letter:
             "claims": self.claims,
             "redriven_as": self.redriven_as or None,
             "history": [
-                {"at_ms": event.at_ms, "what": event.what, "worker": event.wid, "attempt": event.attempt}
+                {
+                    "started_at_ms": event.started_at_ms,
+                    "at_ms": event.at_ms,
+                    "what": event.what,
+                    "worker": event.wid,
+                    "attempt": event.attempt,
+                }
                 for event in self.history
             ],
         }

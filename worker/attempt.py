@@ -45,8 +45,7 @@ from worker.scopes import own_headers, scope_of
 
 log = logging.getLogger(__name__)
 
-_HAND_BACK_TRIES = 20
-_HAND_BACK_PAUSE_S = 0.25
+_HAND_BACK_TRIES, _HAND_BACK_PAUSE_S = 20, 0.25
 
 
 class Stop(Enum):
@@ -153,7 +152,7 @@ class Attempt:
 
     @property
     def used(self) -> Usage:
-        """Tokens of the answer so far, those of earlier attempts that it goes on with included."""
+        """Tokens of the answer so far, also those that it goes on with."""
         return self._out.used
 
     @property

@@ -151,7 +151,9 @@ async def test_vllms_own_span_stands_in_the_trace_below_the_attempt(stack: Stack
     assert engine.attributes["gen_ai.usage.prompt_tokens"] == attempt.attributes[genai.INPUT_TOKENS]
     assert not any("What happens" in str(span) for span in collector.spans)
     log = stack.workers[0].log.read_text()
-    assert all(json.loads(line)["service"] in {"vllm", "penstock-worker"} for line in log.splitlines()), log
+    told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]  # libraries also print
+    assert "penstock-worker" in {line["service"] for line in told} <= {"vllm", "penstock-worker"}
+    assert "What happens" not in log
 
 
 async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(
