@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 OPERATION: Final = "gen_ai.operation.name"
-PROVIDER: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
-RESPONSE_ID: Final = "gen_ai.response.id"
 INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 TTFT: Final = "gen_ai.server.time_to_first_token"

@@ -123,3 +123,10 @@ def test_a_history_of_the_version_before_is_read() -> None:
     old, new = events_of("1700 worker_died w1 a1\n1900 handed_back w2 a2 1800\n")
     assert (old.at_ms, old.what, old.wid, old.attempt, old.started_at_ms) == (1700, "worker_died", "w1", "a1", 0)
     assert (new.at_ms, new.started_at_ms) == (1900, 1800)
+
+
+def test_every_attribute_stands_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text()
+    names = {value for name, value in vars(genai).items() if name.isupper() and isinstance(value, str)}
+    assert len(names) > 20
+    assert not [name for name in names if name not in text and not name.startswith("messaging.")]
