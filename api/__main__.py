@@ -8,8 +8,10 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from api.app import create_app
+from api.exchange import Watched
 from api.observe import Outermost
 from api.routes import completions, responses
 from api.settings import ApiSettings
@@ -17,7 +19,9 @@ from shared.errors import ConfigurationError
 from shared.process import tune_collector
 from shared.settings import read_settings
 from shared.telemetry import setup_logging
+from shared.tracing import open_tracing
 
+_SERVICE = "penstock-api"
 _AFTER_DRAIN_S = 5
 """What streams that were sent away get to close before they are cut."""
 _KEEP_ALIVE_S = 75
@@ -31,11 +35,18 @@ def main(argv: list[str]) -> int:
     """Serves until SIGTERM or SIGINT, or until a background service fails. Returns the exit status."""
     try:
         settings = read_settings(ApiSettings, argv, "penstock api")
+    except ConfigurationError as error:
+        sys.stderr.write(f"penstock api: {error}\n")
+        return 2
+    setup_logging(
+        settings.log_level, settings.log_format, service=_SERVICE, secrets=settings.secrets, access=settings.access_log
+    )
+    try:
+        tracing = open_tracing(settings, _SERVICE)
         app = create_app(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"penstock api: {error}\n")
         return 2
-    setup_logging(settings.log_level)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -45,8 +56,11 @@ def main(argv: list[str]) -> int:
         )
         return 1
     tune_collector()
+    served: ASGIApp = Outermost(app, {**completions.DIRECT, **responses.DIRECT})
+    if tracing is not None or settings.access_log:
+        served = Watched(served, tracing, access_log=settings.access_log)
     config = uvicorn.Config(
-        Outermost(app, {**completions.DIRECT, **responses.DIRECT}),
+        served,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -59,6 +73,8 @@ def main(argv: list[str]) -> int:
     )
     server = _Server(config, app)
     server.run(sockets=[listener])
+    if tracing is not None:
+        tracing.close()
     return int(server.failed)
 
 

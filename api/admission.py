@@ -18,6 +18,7 @@ from msgspec import structs
 
 from api.auth import salted, sharing_tenant
 from api.catalog import Catalog
+from api.exchange import current_exchange
 from api.idempotency import PLAIN, Place, Terms
 from api.images import Images
 from api.memory import Memory
@@ -46,12 +47,10 @@ from shared.lanes import Lane, at_most
 from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
 from shared.outcomes import Admission
 from shared.registry import Pool
+from shared.telemetry import Subject, subject
 from shared.wire import Request, encode
 
 log = logging.getLogger(__name__)
-
-_ADMIT_TRIES = 8
-_ADMIT_PAUSE_S = 0.25
 
 
 class Door:
@@ -103,13 +102,11 @@ class Door:
         if closed is not None and not terms.joins:
             turned_away(closed.code, valid.lane, pool)
             raise closed
+        prompt_tokens = await self._length(valid, model, pool)
         rid = new_request_id(pool.keys.shard)
-        named = [*headers, ("x-request-id", rid)]
+        named = _named([*headers, ("x-request-id", rid)], rid, valid.lane, accepted_at_s)
         body = salted(valid.body, tenant, valid.salt)
         request = Request("POST", valid.path, named, body, valid.lane, valid.width, stays=terms.stays)
-        prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
-        most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
-        check_length(valid, prompt_tokens, most, context, exact=self._tokens.exact(pool.workers))
         admission = await self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens, pool)
         if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
             raise errors.idempotency_key_mismatch()
@@ -121,6 +118,8 @@ class Door:
 
         async def readmit() -> None:
             await self._join(ticket, valid, await self._places.place(entry))
+            if ticket.exchange is not None:
+                ticket.exchange.readmitted()
 
         relay = self._relay(pool.keys, rid, readmit)
         relay.plain = terms.plain
@@ -139,14 +138,20 @@ class Door:
             if not isinstance(error, RequestError) and not terms.stays:
                 self._cancel_after_grace(pool.keys, rid)  # it may have got in, and its client is told to come again
             raise
+        if ticket.exchange is not None:
+            ticket.exchange.entered()
         self._watch.add(relay)
         self.retries.add(ticket, terms, pool.keys.idempotency(admission.idempotency))
         STREAMS_OPEN.inc()
-        if ticket.rid == rid:
-            child(ADMITTED, valid.lane, model).inc()
-        else:
-            child(JOINED, ticket.status).inc()
+        (child(ADMITTED, valid.lane, model) if ticket.rid == rid else child(JOINED, ticket.status)).inc()
         return ticket
+
+    async def _length(self, valid: ValidRequest, model: str, pool: Pool) -> int:
+        """How many tokens the prompt has. Raises RequestError (400) where the model cannot read so many."""
+        prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
+        most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
+        check_length(valid, prompt_tokens, most, context, exact=self._tokens.exact(pool.workers))
+        return prompt_tokens
 
     async def _join(self, ticket: Ticket, valid: ValidRequest, found: Place) -> None:
         """Lets the ticket's client follow the request that was found, if that is another one than before."""
@@ -155,6 +160,8 @@ class Door:
         if found.rid == relay.rid:
             return
         ticket.lane = found.lane or ticket.lane
+        if ticket.exchange is not None:
+            ticket.exchange.follows(found.rid, ticket.lane, found.status, found.trace)
         self._channels.unsubscribe(keys.channel(relay.rid), relay)
         relay.rid = ticket.rid = found.rid
         if ticket.shape is None or not ticket.shape.stays:
@@ -246,7 +253,7 @@ class Door:
         tenant = sharing_tenant(caller, valid.user)
         fingerprint = valid.fingerprint(tenant)
         keep_s = max(terms.keep_s, settings.idempotency_ttl_s if terms.key else 0)
-        return Admission(
+        admission = Admission(
             rid=rid,
             fingerprint=fingerprint,
             lane=lane,
@@ -270,6 +277,18 @@ class Door:
             endpoint=valid.endpoint,
             model=valid.model or "",
         )
+        exchange = current_exchange.get()
+        return admission if exchange is None else exchange.sent(admission)
+
+
+def _named(headers: list[tuple[str, str]], rid: str, lane: str, accepted_at_s: float) -> list[tuple[str, str]]:
+    """The headers that go to the engine. From here on the task's logs, and its trace, know the request."""
+    exchange = current_exchange.get()
+    if exchange is None:
+        subject.set(Subject(rid))
+        return headers
+    subject.set(Subject(rid, "", exchange.trace_id))
+    return exchange.sends(lane, headers, accepted_at_s)
 
 
 def _filled(request: Request, tenant: str, salt: str | None, body: bytes) -> bytes:

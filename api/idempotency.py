@@ -81,6 +81,8 @@ class Place:
     stays: bool
     lane: str = ""
     """Of the request that is joined."""
+    trace: str = ""
+    """Where that one stands in its trace."""
 
 
 def terms_of(headers: Mapping[str, str]) -> Terms:
@@ -137,7 +139,7 @@ async def place(
             continue
         status = _joined(admitted.rid, holder, terms)
         if status and holder is not None:
-            return Place(admitted.rid, status, holder.stays, holder.lane)
+            return Place(admitted.rid, status, holder.stays, holder.lane, holder.trace)
         replaces = admitted.rid
     raise errors.idempotency_in_progress(admitted.rid)
 

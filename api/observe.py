@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from api import problems
+from api.exchange import ANSWERED, REQUEST_ID, sent_id
 from shared import errors
 from shared.errors import BrokerUnavailableError, RequestError
 from shared.metrics import HTTP_REQUESTS, child
@@ -33,8 +33,6 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 _NO_ROUTE = "unmatched"
 _CLIENT_GONE = 499
-_REQUEST_ID = b"x-request-id"
-_USABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 DIRECT_SEND = "penstock.send"
 """Key of the scope under which the server's own `send` stands."""
 
@@ -62,7 +60,8 @@ class Outermost:
             if message["type"] == "http.response.start":
                 route = scope["path"] if endpoint else getattr(scope.get("route"), "path", _NO_ROUTE)
                 child(HTTP_REQUESTS, route, scope["method"], str(message["status"])).inc()
-                message["headers"] = _with_request_id(list(message["headers"]), _sent_id(scope))
+                scope[ANSWERED] = (route, message["status"])
+                message["headers"] = _with_request_id(list(message["headers"]), sent_id(scope))
             await send(message)
 
         if endpoint is None:
@@ -89,18 +88,10 @@ async def _answered(endpoint: Endpoint, request: Request) -> Response:
         return await problems.on_request_error(request, errors.internal_error())
 
 
-def _sent_id(scope: Scope) -> bytes | None:
-    """The client's `X-Request-Id`, if it may stand in a header of the response."""
-    for name, value in scope["headers"]:
-        if name == _REQUEST_ID and _USABLE_ID.fullmatch(value):
-            return bytes(value)
-    return None
-
-
 def _with_request_id(headers: list[Any], sent: bytes | None) -> list[Any]:
     if sent is not None:
-        headers = [header for header in headers if header[0] != _REQUEST_ID]
-        headers.append((_REQUEST_ID, sent))
-    elif all(header[0] != _REQUEST_ID for header in headers):
-        headers.append((_REQUEST_ID, os.urandom(16).hex().encode()))
+        headers = [header for header in headers if header[0] != REQUEST_ID]
+        headers.append((REQUEST_ID, sent))
+    elif all(header[0] != REQUEST_ID for header in headers):
+        headers.append((REQUEST_ID, os.urandom(16).hex().encode()))
     return headers

@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from api import dialects
+from api.exchange import current_exchange
 from shared import errors
 from shared.errors import RequestError, StorageFullError
 from shared.metrics import REJECTED
@@ -31,6 +32,7 @@ _REFUSAL_CODES = {404: "not_found", 413: "request_too_large", 422: "unprocessabl
 _NOT_FOUND, _NO_ROUTE = 404, b'{"detail":"Not Found"}'
 _JITTER = 0.2
 _SHOWN_CHARS = 200
+_ENGINES_WORDS = "(the engine's words)"
 _COME_AGAIN = frozenset({429, 503})
 
 log = logging.getLogger(__name__)
@@ -70,8 +72,11 @@ def response(error: RequestError, path: str, extra: dict[str, str] | None = None
 def note(error: RequestError, path: str) -> None:
     """Counts a refusal and logs it, both under its code. Clients that are told to come again later may be many."""
     REJECTED.labels(code=error.code).inc()
+    if (exchange := current_exchange.get()) is not None:
+        exchange.noted(error.code)
     level = logging.DEBUG if error.status in _COME_AGAIN else logging.INFO
-    log.log(level, "refused %s: %d %s: %s", _shown(path), error.status, error.code, _shown(error.message))
+    words = _ENGINES_WORDS if error.quotes else _shown(error.message)
+    log.log(level, "refused %s: %d %s: %s", _shown(path), error.status, error.code, words)
 
 
 def _shown(text: str) -> str:
@@ -121,6 +126,7 @@ def of_refusal(status: int, body: bytes, model: str = "", path: str = "") -> Req
         param=fault.get("param"),
         retry_after_s=_ENGINE_BUSY_RETRY_S if status == _BUSY else None,
         should_retry=status >= _SERVER_FAULT,
+        quotes=True,
     )
 
 

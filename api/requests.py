@@ -38,6 +38,7 @@ class Facts:
         discarded: its result was deleted.
         endpoint: the route that its client called; empty for a request that an operator has admitted again.
         model: the served name that it asked for; likewise.
+        trace: the `traceparent` of its place in a trace; empty without one.
     """
 
     rid: str
@@ -60,6 +61,7 @@ class Facts:
     completion_tokens: int
     endpoint: str = ""
     model: str = ""
+    trace: str = ""
 
     @property
     def terminal(self) -> bool:
@@ -177,4 +179,5 @@ def facts_of(keys: Keys, rid: str, fields: dict[str, str], *, kept: bool) -> Fac
         completion_tokens=number("completion_tokens"),
         endpoint=fields.get("endpoint", ""),
         model=fields.get("model", ""),
+        trace=fields.get("trace", ""),
     )

@@ -40,6 +40,7 @@ class ApiSettings(Settings):
     admin_keys: SecretStr = Field(
         SecretStr(""), description="comma-separated keys for /v1/admin; empty keeps it closed"
     )
+    access_log: bool = Field(False, description="one line in the log for each HTTP request")
     max_body_bytes: int = Field(10_000_000, ge=1024, description="largest request body")
     max_json_depth: int = Field(100, ge=8, le=500, description="most levels of objects and lists in a request body")
     max_messages: int = Field(2_048, ge=1, description="most messages of a conversation")
@@ -224,6 +225,11 @@ class ApiSettings(Settings):
     def admins(self) -> tuple[str, ...]:
         """The admin keys."""
         return _split(self.admin_keys)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """See Settings."""
+        return (*super().secrets, *self.keys, *self.admins)
 
 
 def _default(field: str) -> str:

@@ -239,6 +239,8 @@ class Answer:
     def _observe_first(self) -> None:
         ticket = self._ticket
         child(TTFT, ticket.lane, ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
+        if ticket.exchange is not None:
+            ticket.exchange.first()
 
     def _leave(self, outcome: str) -> None:
         if self._left:
@@ -249,6 +251,8 @@ class Answer:
         self._door.leave(ticket)
         child(FINISHED, ticket.lane, ticket.model, outcome).inc()
         child(DURATION, ticket.lane, ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
+        if ticket.exchange is not None:
+            ticket.exchange.left(outcome, ticket.relay.end)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

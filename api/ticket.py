@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from api.exchange import Exchange, current_exchange
 from api.idempotency import Status
 from api.relay import Relay
 from api.shape import Shape
@@ -19,6 +20,7 @@ class Ticket:
         status: what its idempotency key led to; empty without one.
         shape: the form that the client wants, where that may not be the one in the log.
         cold: it was let in while no worker of its model lived.
+        exchange: of the client that follows it; None where nobody wants to know about that.
     """
 
     rid: str
@@ -31,3 +33,4 @@ class Ticket:
     status: Status = ""
     shape: Shape | None = None
     cold: bool = False
+    exchange: Exchange | None = field(default_factory=current_exchange.get)

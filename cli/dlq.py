@@ -96,9 +96,10 @@ def _show(letter: Letter | None, name: str, *, as_json: bool) -> int:
     for fact, value in letter.facts().items():
         if fact != "history":
             table.add_row(fact, moment(value) if fact.endswith("_ms") else str("-" if value is None else value))
-    history = Table("when", "what", "worker", "attempt", box=None)
+    history = Table("began", "when", "what", "worker", "attempt", box=None)
     for event in letter.history:
-        history.add_row(moment(event.at_ms), event.what, event.wid, event.attempt)
+        began = moment(event.started_at_ms) if event.started_at_ms else "-"
+        history.add_row(began, moment(event.at_ms), event.what, event.wid, event.attempt)
     console = wide()
     console.print(table, "", history, "")
     print(f"{request.path if request else '(the body is not a request)'}\n{body}")

@@ -7,6 +7,7 @@ from cli.gpus import share
 from cli.launch import command, environment
 from cli.offspring import Program
 from cli.settings import UpSettings
+from shared.telemetry import chosen
 
 
 def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -51,5 +52,8 @@ def _environment(settings: UpSettings, redis_url: str, folder: DataFolder) -> di
             "PENSTOCK_LOG_LEVEL": settings.log_level,
             "PENSTOCK_RESULT_TTL_S": str(settings.result_ttl_s),
             "PENSTOCK_STORAGE_URL": settings.storage_url or str(folder.files),
+            "PENSTOCK_LOG_FORMAT": chosen(settings.log_format),
+            **({"PENSTOCK_OTLP_ENDPOINT": settings.otlp_endpoint} if settings.otlp_endpoint else {}),
+            **({"PENSTOCK_TRACE_FILE": str(settings.trace_file.absolute())} if settings.trace_file else {}),
         }
     )

@@ -14,6 +14,7 @@ import msgspec
 import redis.asyncio
 
 from shared.connection import RedisCaller, broker_errors
+from shared.history import Event, events_of
 from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.outcomes import Admission
@@ -25,16 +26,6 @@ PATIENCE_MS = 86_400_000
 """How long a redriven request may take, waiting included."""
 _PAGE = 50
 _RID_HEADER = "x-request-id"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to the request: when (Unix ms), what, and whose worker and attempt it was."""
-
-    at_ms: int
-    what: str
-    wid: str
-    attempt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +80,13 @@ class Letter:
             "claims": self.claims,
             "redriven_as": self.redriven_as or None,
             "history": [
-                {"at_ms": event.at_ms, "what": event.what, "worker": event.wid, "attempt": event.attempt}
+                {
+                    "started_at_ms": event.started_at_ms,
+                    "at_ms": event.at_ms,
+                    "what": event.what,
+                    "worker": event.wid,
+                    "attempt": event.attempt,
+                }
                 for event in self.history
             ],
         }
@@ -189,12 +186,7 @@ def _letter(keys: Keys, entry: str, fields: dict[bytes, bytes], redriven_as: str
         kills=number("kills"),
         claims=number("claims"),
         fingerprint=text("fingerprint"),
-        history=tuple(_event(line) for line in text("history").splitlines()),
+        history=events_of(text("history")),
         body=fields.get(b"body", b""),
         redriven_as=redriven_as,
     )
-
-
-def _event(line: str) -> Event:
-    at_ms, what, wid, attempt = line.split(" ")
-    return Event(int(at_ms), what, wid, attempt)

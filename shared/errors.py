@@ -64,6 +64,7 @@ class RequestError(PenstockError):
         own_turn: that moment was given to this client alone, so it may be told exactly.
         should_retry: value of `x-should-retry`; None leaves the header out, so that the SDK decides by the status.
         headers: more headers of the response.
+        quotes: the message may hold what the client has sent, so it stands in no log.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class RequestError(PenstockError):
         own_turn: bool = False,
         should_retry: bool | None = None,
         headers: dict[str, str] | None = None,
+        quotes: bool = False,
     ) -> None:
         super().__init__(message)
+        self.quotes = quotes
         self.status = status
         self.code = code
         self.message = message

@@ -65,6 +65,7 @@ class Scripts:
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
         args += [a.bounds.requests, a.bounds.body_bytes, a.bounds.tokens, a.bounds.share]
         args += ["" if a.slots is None else a.slots, limits.EXPECTED_OUTPUT, a.endpoint, a.model]
+        args += [a.trace] if a.trace else []
         reply = await self._run("admit", keys, args)
         outcome = reply[0].decode()
         if outcome in {"DUP", "CONFLICT"}:

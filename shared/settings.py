@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from shared.errors import ConfigurationError
 from shared.keys import DEFAULT_PREFIX
 from shared.sentinel import is_sentinel, parse
+from shared.telemetry import LogFormat
 
 ENV_PREFIX = "PENSTOCK_"
 S = TypeVar("S", bound="Settings")
@@ -68,7 +70,11 @@ def _present(source: PydanticBaseSettingsSource) -> dict[str, Any]:
 class Settings(BaseSettings):
     """What every process is told."""
 
-    LEGACY_ENV: ClassVar[dict[str, tuple[str, ...]]] = {"redis_url": ("REDIS_URL",), "log_level": ("LOG_LEVEL",)}
+    LEGACY_ENV: ClassVar[dict[str, tuple[str, ...]]] = {
+        "redis_url": ("REDIS_URL",),
+        "log_level": ("LOG_LEVEL",),
+        "otlp_endpoint": ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    }
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -87,7 +93,18 @@ class Settings(BaseSettings):
     )
     prefix: str = Field(DEFAULT_PREFIX, description="first part of every Redis key", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: LogFormat = Field("auto", description="text, json, or auto: text on a terminal, else json")
+    otlp_endpoint: str = Field(
+        "", description="where spans go: an OTLP collector, as http://collector:4318; empty: nowhere"
+    )
+    trace_file: Path | None = Field(None, description="file to which spans are appended, as lines of JSON")
     result_ttl_s: int = Field(600, ge=10, description="seconds for which the answer of a finished request stays")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not stand in a log."""
+        password = urlsplit(self.redis_url).password
+        return (password, unquote(password)) if password else ()
 
     @field_validator("redis_url")
     @classmethod

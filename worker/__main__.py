@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -12,9 +13,15 @@ from shared.errors import ConfigurationError, EngineFailedError
 from shared.process import tune_collector
 from shared.settings import read_settings
 from shared.telemetry import setup_logging
+from shared.tracing import open_tracing
 from worker.app import Worker
 from worker.engines.base import Engine
 from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from shared.spans import Tracing
+
+_SERVICE = "penstock-worker"
 
 
 def main(argv: list[str]) -> int:
@@ -22,10 +29,11 @@ def main(argv: list[str]) -> int:
     ours, engine_flags = _split(argv)
     try:
         settings = read_settings(WorkerSettings, ours, "penstock worker")
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, settings.log_format, service=_SERVICE, secrets=settings.secrets)
+        tracing = open_tracing(settings, _SERVICE)
         engine = load_engine(settings, engine_flags)
         listener = _listen(settings.ops_host, settings.ops_port)
-        return uvloop.run(_run(settings, engine, listener))
+        return uvloop.run(_run(settings, engine, listener, tracing))
     except ConfigurationError as error:
         sys.stderr.write(f"penstock worker: {error}\n")
         return 2
@@ -34,9 +42,13 @@ def main(argv: list[str]) -> int:
         return 1
 
 
-async def _run(settings: WorkerSettings, engine: Engine, listener: socket.socket) -> int:
+async def _run(settings: WorkerSettings, engine: Engine, listener: socket.socket, tracing: Tracing | None) -> int:
     tune_collector()
-    return await Worker(settings, engine, listener).run()
+    try:
+        return await Worker(settings, engine, listener, tracing).run()
+    finally:
+        if tracing is not None:
+            tracing.close()
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.clock import SystemClock
 from shared.connection import connect
@@ -39,6 +39,9 @@ from worker.settings import WorkerSettings
 from worker.stall import Stall
 from worker.vocabulary import vocabulary_of
 
+if TYPE_CHECKING:
+    from shared.spans import Tracing
+
 log = logging.getLogger(__name__)
 
 _FAILURE_LOOK_S = 0.25
@@ -50,8 +53,11 @@ _FAREWELL_PAUSE_S = 0.25
 class Worker:
     """One worker process."""
 
-    def __init__(self, settings: WorkerSettings, engine: Engine, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: WorkerSettings, engine: Engine, listener: socket.socket, tracing: Tracing | None = None
+    ) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._engine = engine
         self._listener = listener
         self._status = "loading"
@@ -90,7 +96,7 @@ class Worker:
         scripts = Scripts(client, keys, result_ttl_ms=settings.result_ttl_s * 1000)
         box = Box(scripts, identity)
         publisher = Publisher(scripts, identity, box.deliver, keep_bytes=settings.history_bytes)
-        attempts = Attempts(engine, publisher, scripts, identity)
+        attempts = Attempts(engine, publisher, scripts, identity, self._tracing)
         intake = Intake(client, reader, keys, scripts, engine, attempts, identity, slots)
         attempts.on_room(intake.room)
         box.open(attempts.on_box)

@@ -45,8 +45,7 @@ from worker.scopes import own_headers, scope_of
 
 log = logging.getLogger(__name__)
 
-_HAND_BACK_TRIES = 20
-_HAND_BACK_PAUSE_S = 0.25
+_HAND_BACK_TRIES, _HAND_BACK_PAUSE_S = 20, 0.25
 
 
 class Stop(Enum):
@@ -150,6 +149,11 @@ class Attempt:
     def in_engine(self) -> bool:
         """Whether the engine works on it. What only waits for Redis is no longer the engine's."""
         return self._task is not None and not self._task.done()
+
+    @property
+    def used(self) -> Usage:
+        """Tokens of the answer so far, also those that it goes on with."""
+        return self._out.used
 
     @property
     def loss(self) -> int | None:

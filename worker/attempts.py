@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shared.metrics import RESUMES
 from shared.scripts import Scripts
 from shared.states import State
+from shared.telemetry import Subject, subject
 from shared.wire import Meta, Request, decode_request
 from worker.attempt import Attempt, Claim, Stop
 from worker.continuation import History, policy_for
@@ -22,6 +23,10 @@ from worker.engines.base import Engine
 from worker.identity import Identity
 from worker.publisher import Publisher
 from worker.stall import Progress
+from worker.tracing import AttemptTrace
+
+if TYPE_CHECKING:
+    from shared.spans import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +38,15 @@ _STOPS = {"cancel": Stop.CANCEL, "expire": Stop.EXPIRE}
 class Attempts:
     """The attempts that run on this worker."""
 
-    def __init__(self, engine: Engine, publisher: Publisher, scripts: Scripts, identity: Identity) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        publisher: Publisher,
+        scripts: Scripts,
+        identity: Identity,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing
         self._engine = engine
         self._publisher = publisher
         self._scripts = scripts
@@ -94,13 +107,15 @@ class Attempts:
             log.exception("request %s cannot be read", claim.rid)
             self._spawn(self._refuse(claim, "undecodable", "The request could not be read by the worker."), claim)
             return
+        trace = None if self._tracing is None else AttemptTrace(self._tracing, claim, request, self._identity.wid)
+        request = request if trace is None else trace.request
         attempt = Attempt(claim, request, self._engine, self._publisher, self._scripts, self._identity)
         if claim.claimed.log and not self._go_on(attempt, request, claim.claimed.log):
-            self._spawn(self._refuse(claim, "worker_lost", ""), claim)
+            self._spawn(self._refuse(claim, "worker_lost", "", trace), claim)
             return
         self._running[claim.rid] = attempt
         self.width += attempt.width
-        self._spawn(self._run(attempt), claim)
+        self._spawn(self._run(attempt, trace), claim)
         if (early := self._early.pop(claim.rid, None)) is not None:
             attempt.stop(early)
 
@@ -131,20 +146,25 @@ class Attempts:
             self._empty.set()
         self._on_room()
 
-    async def _run(self, attempt: Attempt) -> None:
+    async def _run(self, attempt: Attempt, trace: AttemptTrace | None) -> None:
+        subject.set(Subject(attempt.rid, attempt.attempt_id, "" if trace is None else trace.trace_id))
         try:
             await attempt.run()
         finally:
+            if trace is not None:
+                trace.end(attempt.outcome, attempt.used)
             self.width -= attempt.width
             self._work += attempt.news() + attempt.answered
             if self._running.get(attempt.rid) is attempt:
                 del self._running[attempt.rid]
 
-    async def _refuse(self, claim: Claim, reason: str, message: str) -> None:
+    async def _refuse(self, claim: Claim, reason: str, message: str, trace: AttemptTrace | None = None) -> None:
         out = self._publisher.open(
             claim.rid, claim.attempt, claim.claimed, width=1, priority=0, on_refused=lambda _: None
         )
         await self._publisher.finish(out, Meta(state=State.FAILED, reason=reason, message=message))
+        if trace is not None:
+            trace.end(reason, out.used)
 
     def on_box(self, messages: list[bytes]) -> None:
         """Control messages: `cancel <rid>`, `expire <rid>`.

@@ -69,6 +69,8 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
     relay.resume(await seek(state.client, facts.keys, rid, cursor, lost_grace_s=lost_grace_s))
     ticket = Ticket(rid, facts.keys.pool, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
     ticket.shape = Shape(relay, stream=True)
+    if ticket.exchange is not None:
+        ticket.exchange.follows(rid, facts.lane, "resumed", facts.trace)
     await state.door.follow(ticket)
     return await Answer(state.door, ticket, state.settings, stream=True).response(request)
 

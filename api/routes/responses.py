@@ -158,6 +158,8 @@ async def retrieve(
     relay = state.door.reader(facts.keys, facts.rid)
     model = stored.kept.base["model"]
     ticket = Ticket(facts.rid, model, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
+    if ticket.exchange is not None:
+        ticket.exchange.follows(facts.rid, facts.lane, "resumed", facts.trace)
     view = View(stored.kept.base, relay, stream=True, after=after)
     answer = ResponsesAnswer(state.door, ticket, state.settings, view, stream=True)
     if stored.final is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import signal
 import threading
 import time
@@ -19,10 +20,13 @@ import pytest
 import redis
 
 from api.cursors import cursor_of
+from shared import genai
 from shared.keys import Keys
 from tests.support import scripted_models
+from tests.support.collector import Collector, collecting
 from tests.support.resuming import said
-from tests.support.stack import Stack, Worker, running_stack
+from tests.support.stack import Stack, Worker, eventually, running_stack
+from tests.support.traces import Trace
 
 pytestmark = [
     pytest.mark.vllm,
@@ -33,6 +37,7 @@ pytestmark = [
 KEYS = Keys("scripted")
 START_S = 400.0
 SLOTS = 8
+SOON = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
 FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", str(SLOTS))
 _SEEN_BYTES = 2_000
 _ON_ITS_WAY_S = 0.02
@@ -57,10 +62,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack(model: Path) -> Iterator[Stack]:
+def collector() -> Iterator[Collector]:
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def command(model: Path, collector: Collector) -> tuple[str, ...]:
+    """A worker's flags: all of them export their spans, and so does their vLLM."""
+    return ("--model", str(model), "--otlp-endpoint", collector.endpoint, "--", *FLAGS)
+
+
+@pytest.fixture(scope="module")
+def stack(command: tuple[str, ...], collector: Collector) -> Iterator[Stack]:
     with running_stack() as started:
-        started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=START_S)
-        started.api()
+        started.worker(*command, engine="vllm", ready_s=START_S, env=SOON)
+        started.api("--otlp-endpoint", collector.endpoint, env=SOON)
         yield started
 
 
@@ -110,7 +127,38 @@ def in_the_middle(stack: Stack, count: int, texts: int, over: threading.Event, v
     return False
 
 
-async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack: Stack, model: Path) -> None:
+async def test_vllms_own_span_stands_in_the_trace_below_the_attempt(stack: Stack, collector: Collector) -> None:
+    body = {"model": "scripted", "max_tokens": 20, "ignore_eos": True, **_STREAM, **_CHAT}
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
+        answer = await client.post("/v1/chat/completions", json=body, headers={"traceparent": parent})
+    rid = answer.headers["x-penstock-request"]
+    await eventually(lambda: len(collector.trace_of(rid).spans) >= 7, 20, "the whole trace")
+    trace = collector.trace_of(rid)
+    assert {span.trace_id for span in trace.spans} == {parent[3:35]}
+    assert {span.name: trace.parent_of(span) for span in trace.spans} == {
+        "POST /v1/chat/completions": "",
+        "admit": "POST /v1/chat/completions",
+        "send standard": "admit",
+        "queue": "send standard",
+        "process standard": "send standard",
+        "llm_request": "process standard",
+        "stream": "POST /v1/chat/completions",
+    }
+    engine, attempt = trace.one("llm_request"), trace.one("process standard")
+    assert (engine.service, attempt.service) == ("vllm", "penstock-worker")
+    assert engine.attributes["gen_ai.usage.completion_tokens"] == attempt.attributes[genai.OUTPUT_TOKENS] == 20
+    assert engine.attributes["gen_ai.usage.prompt_tokens"] == attempt.attributes[genai.INPUT_TOKENS]
+    assert not any("What happens" in str(span) for span in collector.spans)
+    log = stack.workers[0].log.read_text()
+    told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]  # libraries also print
+    assert "penstock-worker" in {line["service"] for line in told} <= {"vllm", "penstock-worker"}
+    assert "What happens" not in log
+
+
+async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(
+    stack: Stack, command: tuple[str, ...], collector: Collector
+) -> None:
     (victim,) = stack.workers
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
@@ -124,14 +172,29 @@ async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(stack
                 break
         else:
             pytest.fail("the streams were over before anybody saw them run, each time")
-        command = ("--model", str(model), "--", *FLAGS)
-        heir = await asyncio.to_thread(lambda: stack.worker(*command, engine="vllm", ready_s=START_S))
+        heir = await asyncio.to_thread(lambda: stack.worker(*command, engine="vllm", ready_s=START_S, env=SOON))
         seen = await asyncio.gather(*streams)
     assert heir.metric("penstock_resumes_total") >= 2, "the kill came too late"
     for got, wanted in zip(seen, expected, strict=True):
         assert b'"error"' not in got, got[-500:]
         assert said(got) == wanted
         assert len({event.split(b'"created":')[1][:10] for event in got.split(b"\n\n") if b'"created":' in event}) == 1
+    await eventually(lambda: len(continued(collector)) >= 2, 20, "the traces of what went on elsewhere")
+    for trace in continued(collector):
+        lost, heir_of_it = trace.all("process standard")
+        assert (lost.failed, heir_of_it.failed) == (True, False)
+        assert [trace.parent_of(span) for span in trace.all("llm_request")[-1:]] == ["process standard"]
+
+
+def continued(collector: Collector) -> list[Trace]:
+    """The traces of requests that had two attempts, the second one of which vLLM has told of."""
+    whole = [Trace([span for span in collector.spans if span.trace_id == one]) for one in collector.traces()]
+    heirs = [(trace, trace.all("process standard")[1:2]) for trace in whole]
+    return [
+        trace
+        for trace, attempts in heirs
+        if attempts and any(span.parent_span_id == attempts[0].span_id for span in trace.all("llm_request"))
+    ]
 
 
 async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken_run(stack: Stack) -> None:

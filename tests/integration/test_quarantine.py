@@ -78,7 +78,9 @@ async def test_a_suspect_that_dies_alone_becomes_a_dead_letter_with_its_history(
     ((_, letter),) = await shard.client.xrange(shard.keys.dead_letters)
     assert (letter[b"body"], letter[b"kills"], letter[b"lane"]) == (b"body of r1", b"3", b"standard")
     lines = [line.split() for line in letter[b"history"].decode().splitlines()]
-    assert [line[1:] for line in lines] == [["worker_died", f"w{number}", f"w{number}-r1"] for number in (1, 2, 3)]
+    assert [line[1:4] for line in lines] == [["worker_died", f"w{number}", f"w{number}-r1"] for number in (1, 2, 3)]
+    spans = [(int(line[4]), int(line[0])) for line in lines]
+    assert all(0 < began_ms <= ended_ms for began_ms, ended_ms in spans), "each says when its attempt began and ended"
 
 
 async def test_who_dies_beside_the_suspect_that_is_out_is_not_blamed(shard: Shard, reaper: Reaper) -> None:

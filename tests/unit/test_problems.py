@@ -185,3 +185,14 @@ def test_the_last_event_of_a_broken_stream_is_one_event() -> None:
     assert event.startswith(b"data: {")
     assert event.count(b"\n\n") == 1
     assert event.endswith(b"\n\n")
+
+
+def test_what_an_engine_says_about_a_request_is_for_its_client_and_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    refusal = problems.of_refusal(400, b'{"error": {"message": "1 validation error: \'a secret prompt\' is no list"}}')
+    assert "a secret prompt" in refusal.message
+    problems.note(refusal, "/v1/chat/completions")
+    problems.note(errors.model_not_found("nobody"), "/v1/chat/completions")
+    engines, ours = caplog.messages
+    assert engines == "refused /v1/chat/completions: 400 invalid_request_error: (the engine's words)"
+    assert "nobody" in ours

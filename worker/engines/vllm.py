@@ -8,6 +8,7 @@ handle), `vllm_proxy` (what happens on each generation), `vllm_guard` (no engine
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigurationError
+from shared.tracing import collector, protocol
 from worker.engines.vllm_log import ErrorLog
 from worker.settings import WorkerSettings
 
@@ -58,7 +60,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> VllmEngine:
         _refuse(flags)
         _require_model(_named_model(settings, flags))
     _prepare_environment(_named_model(settings, flags))
-    log = ErrorLog(flags)
+    log = ErrorLog(flags, settings.log_format)
     try:
         from worker.engines.vllm_engine import VllmEngine  # noqa: PLC0415 - reads the environment when imported
         from worker.engines.vllm_flags import changed_flags, parse  # noqa: PLC0415 - as above
@@ -66,6 +68,7 @@ def create(settings: WorkerSettings, flags: list[str]) -> VllmEngine:
         args = parse([*settings.engine_flags(), *flags])
         _refuse(changed_flags(args, _REFUSED))  # now those that came abbreviated or from a file
         args.model = _require_model(args.model)
+        _trace(args, collector(settings))
     except BaseException:
         log.close()
         raise
@@ -79,6 +82,18 @@ def _refuse(flags: list[str]) -> None:
         name = flag.partition("=")[0].replace("_", "-")
         if name in _REFUSED:
             raise ConfigurationError(f"vllm engine: {name} has no place here; {_REFUSED[name]}.")
+
+
+def _trace(args: argparse.Namespace, endpoint: str) -> None:
+    """VLLM tells of its part of a trace where the worker does, unless the operator has named another place.
+
+    Without its statistics it cannot: it would fail with the first request.
+    """
+    if not endpoint or args.otlp_traces_endpoint or args.disable_log_stats:
+        return
+    args.otlp_traces_endpoint = endpoint
+    os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol())
+    os.environ.setdefault("OTEL_SERVICE_NAME", "vllm")
 
 
 def _named_model(settings: WorkerSettings, flags: list[str]) -> str | None:

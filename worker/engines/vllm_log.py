@@ -12,6 +12,8 @@ import re
 import tempfile
 from pathlib import Path
 
+from shared.telemetry import LogFormat, chosen
+
 _CONFIG_PATH = "VLLM_LOGGING_CONFIG_PATH"
 _LONGEST_CHARS = 500
 _FLAGS = ("--log-level", "--log-config-file", "--logging-config")
@@ -40,8 +42,9 @@ _HINTS = {
 class ErrorLog:
     """The errors that vLLM's processes log, unless the operator has configured vLLM's logging."""
 
-    def __init__(self, flags: list[str]) -> None:
-        """`flags` are those of vLLM. To be made before vLLM is imported."""
+    def __init__(self, flags: list[str], form: LogFormat = "auto") -> None:
+        """`flags` are those of vLLM, `form` is that of the log's lines. To be made before vLLM is imported."""
+        self._form = chosen(form)
         self._folder = tempfile.TemporaryDirectory(prefix="penstock-vllm-")
         self._errors = Path(self._folder.name) / "errors.log"
         self._config = Path(self._folder.name) / "logging.json"
@@ -56,7 +59,7 @@ class ErrorLog:
         return {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s[%(processName)s]: %(message)s"}},
+            "formatters": {"line": {"()": "shared.telemetry.formatter", "form": self._form, "service": "vllm"}},
             "handlers": {
                 "stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
                 "errors": {
