@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.observe import Outermost
+from api.protocol import Protocol
 from api.routes import completions, responses
 from api.settings import ApiSettings
 from shared.errors import ConfigurationError
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
     config = uvicorn.Config(
         Outermost(app, {**completions.DIRECT, **responses.DIRECT}),
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         access_log=False,
         log_config=None,

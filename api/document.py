@@ -26,6 +26,7 @@ _JSON, _EVENTS = "application/json", "text/event-stream"
 _SCHEMAS = "#/components/schemas/"
 _OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
 _ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
+_SETTINGS = "/v1/admin/lanes/{lane}"
 _LATER = ("Location", "Preference-Applied", "x-penstock-request", "x-penstock-lane")
 _RESPONSE_EVENT = (
     'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
@@ -40,7 +41,13 @@ _GONE = RequestError(422, "unprocessable_entity", "The image could not be read."
 _CANNOT = RequestError(501, "not_implemented", "The model cannot do that.", should_retry=True)
 _CLOSED = RequestError(403, "admin_closed", "The admin routes are closed: set PENSTOCK_ADMIN_KEYS on the replicas.")
 _KEYS = (errors.invalid_api_key("The API key is not valid."),)
-_AWAY = (errors.broker_unavailable(), errors.internal_error())
+_AWAY = (
+    errors.request_stalled(60),
+    errors.head_too_large(65_536, 200),
+    errors.broker_unavailable(),
+    errors.internal_error(),
+)
+"""What may come from any route."""
 _ANSWERED: tuple[RequestError, ...] = (
     errors.invalid_request("`messages` is required.", param="messages"),
     errors.context_length_exceeded(9_000, 4_096),
@@ -175,7 +182,8 @@ def _errors_of(path: str) -> Iterable[RequestError]:
     if path.startswith(_RESPONSES):
         return (*_ASKED, errors.result_expired("resp_0_4f1c"), *_KEYS, *_AWAY)
     if path.startswith(_ADMIN):
-        return (*_ASKED, *_KEYS, *_AWAY, _CLOSED)
+        sent = (errors.request_too_large(10_000_000), errors.unsupported_media_type("text/plain"))
+        return (*_ASKED, *_KEYS, *_AWAY, _CLOSED, *(sent if path == _SETTINGS else ()))
     if path.startswith(_REQUESTS):
         return (*_ASKED, errors.result_expired("req_0_4f1c"), *_KEYS, *_AWAY)
     return (*_KEYS, *_AWAY, *((errors.model_not_found("gpt-9"),) if path.startswith(_MODELS) else ()))
