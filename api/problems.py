@@ -184,9 +184,10 @@ def _allow(request: Request, problem: RequestError) -> dict[str, str]:
     """With a 405, every method that the path has; the router names those of the first route only."""
     if problem.code != "method_not_allowed":
         return {}
-    routes = (route for route in request.app.routes if isinstance(route, Route))
-    there = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {"Allow": ", ".join(sorted({method for methods in there for method in methods}))}
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    first = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), "")
+    methods = {method for route in routes if route.path == first for method in route.methods or ()}
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

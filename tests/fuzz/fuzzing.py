@@ -48,6 +48,7 @@ SHORT = ("--generation-deterministic", "--max-examples", "6", "--seed", "1")
 _WORKER = ("--ttft-ms", "1", "--itl-ms", "0.2", "--slots", "64", "--max-model-len", "4000")
 _KEYS = {"PENSTOCK_API_KEYS": "alpha", "PENSTOCK_ADMIN_KEYS": "boss"}
 _ADMIN = "^/v1/admin"
+_UNLINKED = ("--phases", "examples,coverage,fuzzing")
 _LETTERS = 3
 
 
@@ -57,7 +58,7 @@ class Target:
 
     name: str
     api: Api
-    paths: tuple[str, str]
+    paths: tuple[str, ...]
     key: str = ""
 
 
@@ -71,7 +72,9 @@ def findings(options: tuple[str, ...]) -> tuple[list[str], str]:
         targets = (
             Target("open", serving.api(), ("--exclude-path-regex", _ADMIN)),
             Target("keyed", serving.api(ready=False, env=_KEYS), ("--exclude-path-regex", _ADMIN), "alpha"),
-            Target("admin", administered.api(ready=False, env=_KEYS), ("--include-path-regex", _ADMIN), "boss"),
+            Target(
+                "admin", administered.api(ready=False, env=_KEYS), ("--include-path-regex", _ADMIN, *_UNLINKED), "boss"
+            ),
         )
         letters = _make_letters(administered, targets[2])
         with ThreadPoolExecutor() as threads:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import Any
 
 import schemathesis
@@ -41,12 +42,17 @@ def _give_time(headers: Any) -> None:
 
 
 def _choose_when(case: Any) -> None:
-    """Some good requests are answered later. Bad ones at once: who comes later finds the engine's refusal later."""
+    """Some good requests are answered later. Bad ones at once, since who comes later finds the engine's refusal later.
+
+    And bad ones join no earlier request: its answer is there, however this one wants to have it.
+    """
     headers = case.headers or {}
     if case.meta is None or case.meta.generation.mode == schemathesis.GenerationMode.POSITIVE:
         if headers.get("Prefer") and len(str(headers["Prefer"])) % 2:
             headers["Prefer"] = "respond-async"
         return
     headers.pop("Prefer", None)
+    if re.fullmatch("[!-~]{1,255}", str(headers.get("Idempotency-Key", ""))):
+        headers.pop("Idempotency-Key")
     if isinstance(case.body, dict) and case.body.get("background") is True:
         case.body = {**case.body, "background": False}

@@ -204,6 +204,7 @@ _WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/pooling", {"data": {"data_format": "path", "data": "/etc/passwd"}}),
     ("/tokenize", {"messages": []}),
     *(("/detokenize", {"tokens": wrong}) for wrong in (None, "1", {}, 1)),
+    *((CHAT, {"messages": SAY, "stream": True, "stream_options": {"include_timing": wrong}}) for wrong in ("x", 1, [])),
     *((CHAT, {"messages": SAY, "service_tier": wrong}) for wrong in ("now", 1, [], {})),
 )  # fmt: skip
 

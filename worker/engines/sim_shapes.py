@@ -115,6 +115,7 @@ class _ClaudeTool(Struct):
 
 
 class _Counted(Struct):
+    model: str
     messages: list[_Turn]
     system: str | list[Object] | None = None
     tools: list[_ClaudeTool] | None = None
