@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from shared.keys import Keys
-from tests.hostile.for_engines import BORNE, ENGINE, STREAMED
+from tests.hostile.for_engines import BORNE, ENGINE, forms
 from tests.hostile.heads import KEYED
 from tests.hostile.inputs import DOOR
 from tests.hostile.rows import CLAUDE, FLAGS, Hostile
@@ -117,7 +117,7 @@ async def test_what_reaches_an_engine_is_never_a_5xx_and_the_worker_goes_on(stac
     refused = 0
     async with httpx.AsyncClient(base_url=api.url, timeout=30) as client:
         for path, body in (*ENGINE, *BORNE):
-            for asked in (body, {**body, "stream": True}) if path in STREAMED else (body,):
+            for asked in forms(path, body):
                 answer = await client.post(path, json={"model": "sim-model", **asked})
                 assert answer.status_code == 200 or (400 <= answer.status_code < 500), (path, asked, answer.text)
                 assert answer.status_code == 200 or code_of(answer.content), (path, asked, answer.text)

@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from tests.hostile.for_engines import BORNE, ENGINE, POOLED, STREAMED
+from tests.hostile.for_engines import BORNE, ENGINE, POOLED, forms
 from tests.hostile.sending import code_of
 from tests.support import scripted_models, tiny_models
 from tests.support.scripted_models import SIGNS, THOUGHT, WORDS
@@ -235,7 +235,7 @@ def test_what_the_engine_refuses_late_keeps_its_status_in_a_stream(http: httpx.C
 def test_strange_but_valid_json_is_a_4xx_and_the_engines_go_on(http: httpx.Client) -> None:
     for path, body in (*ENGINE, *BORNE):
         model = "vectors" if path in POOLED else "scripted"
-        for asked in (body, {**body, "stream": True}) if path in STREAMED else (body,):
+        for asked in forms(path, body):
             answer = http.post(path, json={"model": model, **asked})
             refused = 400 <= answer.status_code < 500 and code_of(answer.content)
             assert refused or ((path, body) in BORNE and answer.status_code == 200), (path, asked, answer.text)

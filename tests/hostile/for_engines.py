@@ -13,7 +13,6 @@ from tests.hostile.rows import CHAT, CLAUDE, RESPONSES, SAY, TEXT
 
 COUNT = "/v1/messages/count_tokens"
 POOLED = ("/v1/embeddings", "/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank")
-STREAMED = (CHAT, TEXT, CLAUDE, RESPONSES)
 _PNG = "data:image/png;base64,"
 _CYCLE: Any = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
 _FUNCTION: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -47,7 +46,7 @@ _SAMPLING: tuple[dict[str, Any], ...] = (
     )),
     {"min_tokens": 9, "max_tokens": 3},
     {"min_tokens": -1},
-    {"stream_options": {"include_usage": True}},
+    {"stream_options": {"include_usage": True}, "stream": False},
     {"truncate_prompt_tokens": -9},
     {"prompt_logprobs": -9},
     {"prompt_logprobs": 1, "stream": True},
@@ -166,6 +165,13 @@ _OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     (COUNT, {"messages": SAY, "system": 5}),
     (COUNT, {"messages": SAY, "tools": [{}]}),
 )  # fmt: skip
+
+
+def forms(path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The body as it is, and as a stream where the route has streams and the row does not say."""
+    yield body
+    if path in (CHAT, TEXT, CLAUDE, RESPONSES) and "stream" not in body:
+        yield {**body, "stream": True}
 
 
 def _rows() -> Iterator[tuple[str, dict[str, Any]]]:
