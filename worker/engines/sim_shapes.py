@@ -1,6 +1,7 @@
 """What the fields of a request may be for the simulated engine: types and ranges as vLLM has them, and little else.
 
-What a field means is not looked at: the engine has no use for it. Unknown fields are ignored, as vLLM does.
+What a field means is not looked at: the engine has no use for it. Unknown fields are ignored, as vLLM does; but `"5"`
+is no number here and 0 is not false, which vLLM takes.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class _Message(Struct):
     role: str
     content: Content = None
     tool_calls: list[Object] | None = None
+    tool_call_id: Text = None
 
 
 class _Function(Struct):
     name: str
     description: Text = None
     parameters: Object | None = None
+    strict: Flag = None
 
 
 class _Tool(Struct):
@@ -154,7 +157,7 @@ class _Inputs(Struct):
     input: Prompts | None = None
     messages: list[_Message] | None = None
     dimensions: Whole = None
-    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] = "float"
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
     user: Text = None
     task: Text = None
@@ -173,13 +176,13 @@ class _Score(Struct):
 class _Rerank(Struct):
     query: str
     documents: str | Annotated[list[str], Meta(min_length=1)]
-    top_n: Annotated[int, Meta(ge=0)] | None = None
+    top_n: Annotated[int, Meta(ge=0)] = 0
 
 
 class _Tokenize(Struct):
     prompt: Text = None
     messages: list[_Message] | None = None
-    add_special_tokens: Flag = None
+    add_special_tokens: bool = True
     return_token_strs: Flag = None
 
 
@@ -206,7 +209,7 @@ _SHAPES: dict[str, Any] = {
 def check(path: str, fields: dict[str, Any]) -> None:
     """Raises Refusal (400) for a field that is not what it may be."""
     try:
-        shaped = msgspec.convert(fields, _SHAPES[path], strict=False)
+        shaped = msgspec.convert(fields, _SHAPES[path])
     except msgspec.ValidationError as error:
         _, _, place = str(error).partition("`$.")
         raise Refusal(400, str(error), place.rstrip("`") or None) from error
