@@ -10,6 +10,7 @@ ENGINE ?= auto
 MODEL ?=
 ARGS ?=
 SEEDS ?= 200
+MINUTES ?= 10
 # Most of the time of the tests goes into waiting: for leases to lapse, streams to end, engines to start.
 PARALLEL ?= -n 2 --dist loadfile
 
@@ -85,6 +86,10 @@ drills: .venv/.stamp-dev ## every fault drill in full, and the report docs/drill
 .PHONY: soak
 soak: .venv/.stamp-dev ## requests under random faults: make soak ARGS="--requests 10000 --workers 3 --seed 1"
 	$(BIN)/python -m tests.drills.soak $(ARGS)
+
+.PHONY: fuzz
+fuzz: .venv/.stamp-dev ## schemathesis against the OpenAPI document of running replicas (MINUTES=10)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 .PHONY: bench
 bench: .venv/.stamp-dev ## measure what the queue and the relay cost

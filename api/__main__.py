@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from api.app import create_app
 from api.exchange import Watched
 from api.observe import Outermost
+from api.protocol import Protocol
 from api.routes import completions, responses
 from api.settings import ApiSettings
 from shared.errors import ConfigurationError
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     config = uvicorn.Config(
         served,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         access_log=False,
         log_config=None,

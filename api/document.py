@@ -28,7 +28,9 @@ _OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
 _ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
 _OF_STREAMS = "X-Event-Stream"
 _FILES = "/v1/files"
+_SETTINGS = "/v1/admin/lanes/{lane}"
 _LATER = ("Location", "Preference-Applied", "x-penstock-request", "x-penstock-lane")
+_ALWAYS = ("x-penstock-request", "x-penstock-lane", "x-request-id")
 _RESPONSE_EVENT = (
     'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
     '"output_index":0,"content_index":0,"delta":"Yes","logprobs":[],"sequence_number":4}\n\n'
@@ -42,7 +44,13 @@ _GONE = RequestError(422, "unprocessable_entity", "The image could not be read."
 _CANNOT = RequestError(501, "not_implemented", "The model cannot do that.", should_retry=True)
 _CLOSED = RequestError(403, "admin_closed", "The admin routes are closed: set PENSTOCK_ADMIN_KEYS on the replicas.")
 _KEYS = (errors.invalid_api_key("The API key is not valid."),)
-_AWAY = (errors.broker_unavailable(), errors.internal_error())
+_AWAY = (
+    errors.request_stalled(60),
+    errors.head_too_large(65_536, 200),
+    errors.broker_unavailable(),
+    errors.internal_error(),
+)
+"""What may come from any route."""
 _ANSWERED: tuple[RequestError, ...] = (
     errors.invalid_request("`messages` is required.", param="messages"),
     errors.context_length_exceeded(9_000, 4_096),
@@ -105,6 +113,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
         for path, operations in base["paths"].items():
             for method, operation in operations.items():
                 _complete(operation, path, told["routes"].get(f"{method.upper()} {path}", {}), told)
+        _link(base["paths"])
         schemas = base.setdefault("components", {}).setdefault("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):  # we answer with our own envelope
             schemas.pop(name, None)
@@ -137,15 +146,17 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
         )
         answers["202"] = {
             "description": "With `Prefer: respond-async`: where the answer will be.",
-            "headers": {name: {"required": True, "schema": {"type": "string"}} for name in _LATER},
+            "headers": _headers(_LATER),
             "content": {_JSON: _content("RequestQueued", schemas)},
         }
+        answers["200"]["headers"] = _headers(_ALWAYS)
         if route.streams:
-            answers["200"]["content"][_EVENTS] = {"schema": {"type": "string"}, "example": _stream_of(path)}
+            answers["200"]["content"][_EVENTS] = _events(_stream_of(path))
     _complete_responses(operation, path, whole)
     _complete_files(operation, path, whole)
     if path == f"{_REQUESTS}/{{rid}}/events":
-        answers["200"] = _text("The events.", _EVENTS, _stream_of("/v1/chat/completions"))
+        events = _events(_stream_of("/v1/chat/completions"))
+        answers["200"] = {"description": "The events.", "content": {_EVENTS: events}}
     if path == "/metrics":
         answers["200"] = _text("Prometheus' text format.", "text/plain", "penstock_broker_up 1.0\n")
     if path in {"/readyz", "/healthz"}:
@@ -157,11 +168,32 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
         _add_errors(answers, path)
 
 
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"required": True, "schema": {"type": "string"}} for name in names}
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Says where an answer's id leads: from what makes a thing to all that can be done with it."""
+    request, response = "$response.header.x-penstock-request", "$response.body#/id"
+    for path in BY_PATH:
+        for status in ("200", "202"):
+            _lead(paths, path, status, f"{_REQUESTS}/{{rid}}", request)
+    _lead(paths, _RESPONSES, "200", f"{_RESPONSES}/{{response}}", response)
+
+
+def _lead(paths: dict[str, Any], path: str, status: str, to: str, found_at: str) -> None:
+    links = paths[path]["post"]["responses"][status].setdefault("links", {})
+    name = to[to.index("{") + 1 : -1]
+    for target, operations in paths.items():
+        for operation in operations.values() if target.startswith(to) else ():
+            links[operation["operationId"]] = {"operationId": operation["operationId"], "parameters": {name: found_at}}
+
+
 def _complete_responses(operation: Operation, path: str, whole: dict[str, Any]) -> None:
     """What the routes of `routes/responses.py` take and answer beyond their objects."""
     if path in {_RESPONSES, f"{_RESPONSES}/{{response}}"} and "content" in operation["responses"]["200"]:
         content = operation["responses"]["200"]["content"]
-        content[_EVENTS] = {"schema": {"type": "string"}, "example": _RESPONSE_EVENT}
+        content[_EVENTS] = _events(_RESPONSE_EVENT)
     if path == _RESPONSES:
         operation.setdefault("parameters", []).extend(
             {"$ref": f"#/components/parameters/{name}"}
@@ -191,6 +223,11 @@ def _content(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
     return {"schema": {"$ref": _SCHEMAS + name}, "example": schemas[name].get("examples", [None])[0]}
 
 
+def _events(example: str) -> dict[str, Any]:
+    """A schema of OpenAPI 3.1 says nothing of a stream: whether it is the whole or an event differs by reader."""
+    return {"schema": {"description": "Server-Sent Events, each with an `id`."}, "example": example}
+
+
 def _text(description: str, kind: str, example: str) -> dict[str, Any]:
     return {"description": description, "content": {kind: {"schema": {"type": "string"}, "example": example}}}
 
@@ -213,7 +250,8 @@ def _errors_of(path: str) -> Iterable[RequestError]:
     if path.startswith(_RESPONSES):
         return (*_ASKED, errors.result_expired("resp_0_4f1c"), *_KEYS, *_AWAY)
     if path.startswith(_ADMIN):
-        return (*_ASKED, *_KEYS, *_AWAY, _CLOSED)
+        sent = (errors.request_too_large(10_000_000), errors.unsupported_media_type("text/plain"))
+        return (*_ASKED, *_KEYS, *_AWAY, _CLOSED, *(sent if path == _SETTINGS else ()))
     if path.startswith(_FILES):
         own = _UPLOADED if path == _FILES else (errors.range_not_satisfiable(1_042),)
         return (*own, *_ASKED, *_STORED, *_KEYS, *_AWAY)

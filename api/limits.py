@@ -25,7 +25,7 @@ class Limits:
         n: choices.
         tools: that a model may call.
         stops: stop strings.
-        schema_bytes: of each JSON schema in a request, written without blanks.
+        schema_bytes: of each JSON schema, regular expression, grammar or list of choices that an answer must follow.
     """
 
     depth: int = 100
@@ -66,6 +66,9 @@ def check_generation(fields: dict[str, Any], limits: Limits) -> None:
     check_list(fields, "tools", limits.tools)
     check_list(fields, "stop", limits.stops)
     check_list(fields, "stop_sequences", limits.stops)
+    wanted = fields.get("structured_outputs")
+    if wanted is not None and not isinstance(wanted, dict):  # vLLM's validator breaks on it
+        raise invalid_request("`structured_outputs` must be an object.", param="structured_outputs")
     for name, schema in _schemas(fields):
         size = len(msgspec.json.encode(schema))
         if size > limits.schema_bytes:
@@ -78,7 +81,7 @@ def too_many_sequences(sequences: int) -> RequestError:
 
 
 def _schemas(fields: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    """Every JSON schema in a request, with the field in which it stands."""
+    """Everything that an engine would compile, with the field in which it stands."""
     for name, *path in _PLACES:
         if (found := _at(fields.get(name), path)) is not None:
             yield name, found
@@ -91,7 +94,7 @@ def _schemas(fields: dict[str, Any]) -> Iterator[tuple[str, object]]:
 
 _PLACES = (
     ("response_format", "json_schema", "schema"),
-    ("structured_outputs", "json"),
+    *(("structured_outputs", name) for name in ("json", "regex", "choice", "grammar", "structural_tag")),
     ("guided_json",),
     ("output_config", "format", "schema"),
     ("text", "format", "schema"),

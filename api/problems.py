@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from api import dialects
 from api.exchange import current_exchange
@@ -189,7 +190,17 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     else:
         problem = RequestError(error.status_code, "invalid_request_error", str(error.detail), should_retry=False)
     note(problem, path)
-    return response(problem, path, dict(error.headers or {}))
+    return response(problem, path, {**(error.headers or {}), **_allow(request, problem)})
+
+
+def _allow(request: Request, problem: RequestError) -> dict[str, str]:
+    """With a 405, every method that the path has; the router names those of the first route only."""
+    if problem.code != "method_not_allowed":
+        return {}
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    first = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), "")
+    methods = {method for route in routes if route.path == first for method in route.methods or ()}
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

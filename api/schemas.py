@@ -186,6 +186,7 @@ class Draft:
         lane = asked_lane(self.lane_header, fields.get("service_tier"))
         user = user or fields.get("user")
         options = fields.get("stream_options")
+        timing = isinstance(options, dict) and _timing(options)
         return ValidRequest(
             endpoint=self.endpoint or self.path,
             path=self.path,
@@ -199,7 +200,7 @@ class Draft:
             width=width,
             user=user if isinstance(user, str) else "",
             usage=isinstance(options, dict) and bool(options.get("include_usage")),
-            timing=stream and isinstance(options, dict) and options.get("include_timing") is True,
+            timing=stream and timing,
             content=_content(fields, self.delivery),
             salt=salt if self.salted else None,
             any_length=self.any_length or fields.get("truncate_prompt_tokens") is not None,
@@ -241,6 +242,14 @@ def _checked(fields: dict[str, Any], *, streams: bool) -> tuple[str | None, bool
     if stream is not None and not isinstance(stream, bool):
         raise invalid_request("`stream` must be true or false.", param="stream")
     return model or None, bool(stream)
+
+
+def _timing(options: dict[str, Any]) -> bool:
+    """`include_timing` of `stream_options`: ours, so no engine checks it."""
+    asked = options.get("include_timing")
+    if asked is not None and not isinstance(asked, bool):
+        raise invalid_request("`include_timing` must be true or false.", param="stream_options")
+    return bool(asked)
 
 
 def _output_limit(fields: dict[str, Any]) -> int:

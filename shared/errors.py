@@ -155,6 +155,23 @@ def unsupported_media_type(sent: str, wanted: str = "plain JSON (`Content-Type: 
     return RequestError(415, "unsupported_media_type", message, should_retry=False)
 
 
+def not_http() -> RequestError:
+    """400: what came on the connection cannot be read as a request."""
+    return RequestError(400, "invalid_request_error", "This could not be read as HTTP/1.1.", should_retry=False)
+
+
+def request_stalled(waited_s: float) -> RequestError:
+    """408: a request has begun, and its rest does not come."""
+    message = f"The rest of the request did not come within {waited_s:g} s."
+    return RequestError(408, "request_timeout", message)
+
+
+def head_too_large(limit_bytes: int, limit_fields: int) -> RequestError:
+    """431: the URL and the headers are longer, or the headers more, than a request needs."""
+    message = f"URL and headers are over the limit of {limit_bytes} bytes or {limit_fields} headers."
+    return RequestError(431, "head_too_large", message, should_retry=False)
+
+
 def invalid_cursor(message: str) -> RequestError:
     """400: a stream cannot be gone on with from there."""
     return RequestError(400, "invalid_cursor", message, param="Last-Event-ID", should_retry=False)

@@ -53,6 +53,8 @@ _BY_SERVICE_TIER: dict[str, Lane | None] = {
     "flex": Lane.BATCH,
     "scale": Lane.STANDARD,
 }
+_ANTHROPIC_TIER = "standard_only"
+"""Comes with a lane: the routes that know it have looked at it."""
 
 
 def at_most(lane: Lane, most: Lane) -> Lane:
@@ -71,6 +73,12 @@ def asked_lane(header: str | None, service_tier: object) -> Lane | None:
     None leaves it to the server: neither was sent, or the tier `auto`. Raises RequestError (400) for what is no lane
     and no tier.
     """
+    known = isinstance(service_tier, str) and (
+        service_tier in _BY_SERVICE_TIER or (header is not None and service_tier == _ANTHROPIC_TIER)
+    )
+    if service_tier is not None and not known:
+        tiers = ", ".join(sorted(_BY_SERVICE_TIER))
+        raise invalid_request(f"service_tier must be one of {tiers}, not {service_tier!r}.", param="service_tier")
     if header is not None:
         try:
             return Lane(header.strip().lower())
@@ -79,9 +87,4 @@ def asked_lane(header: str | None, service_tier: object) -> Lane | None:
             raise invalid_request(
                 f"X-Priority-Lane must be one of {lanes}, not {header!r}.", param="X-Priority-Lane"
             ) from None
-    if service_tier is None:
-        return None
-    if not isinstance(service_tier, str) or service_tier not in _BY_SERVICE_TIER:
-        tiers = ", ".join(sorted(_BY_SERVICE_TIER))
-        raise invalid_request(f"service_tier must be one of {tiers}, not {service_tier!r}.", param="service_tier")
-    return _BY_SERVICE_TIER[service_tier]
+    return _BY_SERVICE_TIER[service_tier] if isinstance(service_tier, str) else None

@@ -46,10 +46,13 @@ async def body_of(request: Request, declared: str) -> bytes:
 def check_encoding(headers: Mapping[str, str]) -> None:
     """Raises RequestError (415) for a body that is not said to be plain JSON. Silence is taken for that."""
     kind, encoding = headers.get("content-type"), headers.get("content-encoding", "identity")
+    transfer = headers.get("transfer-encoding", "chunked")
     if kind is not None and kind.partition(";")[0].strip().lower() != _JSON[1]:
         raise unsupported_media_type(kind[:_SHOWN_CHARS])
     if encoding.strip().lower() != "identity":
         raise unsupported_media_type(encoding[:_SHOWN_CHARS])
+    if transfer.strip().lower() != "chunked":
+        raise unsupported_media_type(transfer[:_SHOWN_CHARS])
 
 
 async def _answer(request: Request, validate: Validate) -> Response:

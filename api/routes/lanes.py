@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from api.routes.admin import operator
+from api.routes.completions import body_of, check_encoding
+from api.schemas import parse_object
 from shared.lane_admin import LaneAdmin
 from shared.lane_settings import DRAIN, PAUSE, RESUME, parse_changes, parse_lane
 
@@ -19,6 +21,12 @@ router = APIRouter(prefix="/v1/admin/lanes", tags=["admin"], dependencies=[Depen
 async def _admin(request: Request) -> LaneAdmin:
     admin: LaneAdmin = request.app.state.lane_admin
     return admin
+
+
+async def _sent(request: Request) -> dict[str, Any]:
+    """The JSON object in the body. FastAPI would read a body of any length, and before it has looked at the key."""
+    check_encoding(request.headers)
+    return parse_object(await body_of(request, request.headers.get("content-length", "")))
 
 
 Lanes = Annotated[LaneAdmin, Depends(_admin)]
@@ -44,7 +52,7 @@ async def list_lanes(lanes: Lanes, model: Model = None) -> dict[str, Any]:
 
 @router.patch("/{lane}")
 async def change_lane(
-    lane: str, lanes: Lanes, settings: Annotated[dict[str, Any], Body()], model: Model = None
+    lane: str, lanes: Lanes, settings: Annotated[dict[str, Any], Depends(_sent)], model: Model = None
 ) -> dict[str, Any]:
     """Changes settings in the running system; null takes one back."""
     return await _changed(lanes, lane, parse_changes(settings), model)

@@ -14,6 +14,8 @@ import httpx
 import openai
 import pytest
 
+from tests.hostile.for_engines import BORNE, ENGINE, POOLED, forms
+from tests.hostile.sending import code_of
 from tests.support.scripted_models import SIGNS, THOUGHT, WORDS
 from tests.support.stack import Stack
 
@@ -194,6 +196,22 @@ def test_what_the_engine_refuses_late_keeps_its_status_in_a_stream(http: httpx.C
     answer = http.post("/v1/chat/completions", json={**asked, **wrong})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["code"] == "invalid_request_error"
+
+
+def test_strange_but_valid_json_is_a_4xx_and_the_engines_go_on(stack: Stack, http: httpx.Client) -> None:
+    for path, body in (*ENGINE, *BORNE):
+        model = "vectors" if path in POOLED else "scripted"
+        for asked in forms(path, body):
+            try:
+                answer = http.post(path, json={"model": model, **asked})
+            except httpx.TimeoutException:
+                pytest.fail(f"no answer to {path} {asked}")
+            refused = 400 <= answer.status_code < 500 and code_of(answer.content)
+            assert refused or ((path, body) in BORNE and answer.status_code == 200), (path, asked, answer.text)
+    asked = {"model": "scripted", "messages": SAY, "max_tokens": 60, "temperature": 0}
+    assert WORDS[0].strip() in http.post("/v1/chat/completions", json=asked).text
+    for worker in stack.workers:
+        worker.check()
 
 
 @pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "look"}}])

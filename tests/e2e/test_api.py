@@ -148,10 +148,10 @@ async def test_every_generation_says_which_request_it_was(http: httpx.AsyncClien
         ),
         ("/v1/chat/completions", b'{"messages": [{}], "n": 100000}', 400, "limit_exceeded", "n"),
         ("/v1/chat/completions", b'{"messages": [{}], "model": "gpt-9"}', 404, "model_not_found", "model"),
-        ("/v1/chat/completions", b'{"messages": [{}], "n": 2}', 400, "invalid_request_error", "n"),
+        ("/v1/chat/completions", b'{"messages": [{"role": "user"}], "n": 2}', 400, "invalid_request_error", "n"),
         (
             "/v1/chat/completions",
-            b'{"messages": [{}], "max_tokens": 9999}',
+            b'{"messages": [{"role": "user"}], "max_tokens": 9999}',
             400,
             "context_length_exceeded",
             "input_tokens",

@@ -226,7 +226,7 @@ async def test_a_bound_and_a_weight_are_in_force_without_a_restart(stack: Stack,
         ("PATCH", "/batch", {"weight": True}, 400, "weight must be a number"),
         ("PATCH", "/batch", {"paused": True}, 400, "There is no setting 'paused'"),
         ("PATCH", "/batch", {}, 400, "No setting is named"),
-        ("PATCH", "/batch", [5], 400, "dictionary"),
+        ("PATCH", "/batch", [5], 400, "JSON object"),
     ],
 )
 async def test_what_cannot_be_done_is_said_and_changes_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -70,11 +71,13 @@ async def test_a_background_stream_goes_on_behind_any_event_on_another_replica(
 
 
 async def test_it_survives_the_death_of_its_replica(stack: Stack, there: AsyncOpenAI) -> None:
+    """Created on one replica, which is killed; polled, and streamed to the end, on another one."""
     doomed = stack.api("--disconnect-grace-s", "0.3", env=KEYED)
     stack.apis.remove(doomed)
+    tokens = 300
     async with AsyncOpenAI(base_url=f"{doomed.url}/v1", api_key="alpha", max_retries=0) as client:
-        quiet = await client.responses.create(**SIM, background=True, max_output_tokens=100)
-        stream = await client.responses.create(**SIM, background=True, stream=True, max_output_tokens=100)
+        quiet = await client.responses.create(**SIM, background=True, max_output_tokens=tokens)
+        stream = await client.responses.create(**SIM, background=True, stream=True, max_output_tokens=tokens)
         events: list[ResponseStreamEvent] = []
 
         async def read() -> None:
@@ -85,11 +88,18 @@ async def test_it_survives_the_death_of_its_replica(stack: Stack, there: AsyncOp
 
         with pytest.raises((openai.APIError, httpx.HTTPError)):
             await read()
+    assert doomed.popen.returncode == -signal.SIGKILL
     response = events[0].response.id  # type: ignore[union-attr]
+    for name in (quiet.id, response):
+        assert (await there.responses.retrieve(name)).status == "in_progress", "the replica died in the middle of it"
     after = events[-1].sequence_number
     rest = [e async for e in await there.responses.retrieve(response, stream=True, starting_after=after)]
-    check_events([*events, *rest], 100)
-    assert (await polled(there, quiet.id)).output_text == answer_text(rid_of(quiet.id), 100)
+    check_events([*events, *rest], tokens)
+    last: Any = rest[-1]
+    for name in (quiet.id, response):
+        done = await polled(there, name)
+        assert (done.status, done.output_text) == ("incomplete", answer_text(rid_of(name), tokens))
+    assert (await there.responses.retrieve(response)).to_dict() == last.response.to_dict()
 
 
 async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: AsyncOpenAI, stack: Stack) -> None:

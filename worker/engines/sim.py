@@ -31,6 +31,7 @@ from worker.engines.sim_faults import do_harm
 from worker.engines.sim_looks import LOOKS
 from worker.engines.sim_prompts import TOKENIZER
 from worker.engines.sim_requests import FORMS, Refusal, job_of
+from worker.engines.sim_shapes import check
 from worker.engines.sim_steps import Steps
 from worker.engines.sim_streams import telling_of
 from worker.settings import WorkerSettings
@@ -156,7 +157,9 @@ class SimEngine:
         if self._options.faults:
             do_harm(body, self._steps)
         headers = dict(scope["headers"])
-        return path, msgspec.json.decode(body), headers.get(b"x-request-id", b"sim").decode()
+        fields = msgspec.json.decode(body)
+        check(path, fields)
+        return path, fields, headers.get(b"x-request-id", b"sim").decode()
 
     def _named(self, fields: dict[str, Any]) -> str:
         """The name under which it answers: an adapter's for who asks for that, as vLLM does, else the model's."""
