@@ -12,21 +12,18 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import partial
 
-from msgspec import structs
-
-from api.auth import salted, sharing_tenant
 from api.catalog import Catalog
+from api.entries import Entries
 from api.idempotency import PLAIN, Place, Terms
 from api.images import Images
 from api.memory import Memory
-from api.placing import Entry, Places, turned_away
+from api.placing import Places, turned_away
 from api.prompts import NOTHING
 from api.relay import Relay
 from api.requests import Requests
 from api.retries import Retries
-from api.schemas import ValidRequest, check_length
+from api.schemas import ValidRequest
 from api.serverclock import ServerClock
 from api.settings import ApiSettings
 from api.shape import Shape
@@ -44,14 +41,9 @@ from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.lanes import Lane, at_most
 from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
-from shared.outcomes import Admission
 from shared.registry import Pool
-from shared.wire import Request, encode
 
 log = logging.getLogger(__name__)
-
-_ADMIT_TRIES = 8
-_ADMIT_PAUSE_S = 0.25
 
 
 class Door:
@@ -75,12 +67,12 @@ class Door:
         self._channels = channels
         self._catalog = catalog
         self._watch = watch
-        self._tokens = tokens
         self._images = images
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self.waiting = waiting
         self.retries = Retries(client, settings.disconnect_grace_s)
         self._clock = ServerClock(client, SystemClock())
+        self._entries = Entries(settings, catalog, tokens, self._clock, self.retries.first_ttl_s)
         self._places = Places(client, requests, images, self._clock, result_ttl_ms=settings.result_ttl_s * 1000)
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -104,18 +96,11 @@ class Door:
             turned_away(closed.code, valid.lane, pool)
             raise closed
         rid = new_request_id(pool.keys.shard)
-        named = [*headers, ("x-request-id", rid)]
-        body = salted(valid.body, tenant, valid.salt)
-        request = Request("POST", valid.path, named, body, valid.lane, valid.width, stays=terms.stays)
-        prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
-        most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
-        check_length(valid, prompt_tokens, most, context, exact=self._tokens.exact(pool.workers))
-        admission = await self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens, pool)
+        entry = await self._entries.entry(rid, valid, tenant, headers, terms, pool)
+        entry.closed = closed
+        admission = entry.admission
         if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
             raise errors.idempotency_key_mismatch()
-
-        filled = None if valid.pictures is None else partial(_filled, request, tenant, valid.salt)
-        entry = Entry(pool, admission, terms, closed, valid.pictures, filled)
         # counted: its texts need not stay as long as the request
         valid = replace(valid, prompt=NOTHING, pictures=None)
 
@@ -232,45 +217,3 @@ class Door:
         """The error for a request that waited for a worker of a model that had none, if there still is none."""
         model, pool = await self._catalog.pool_of(ticket.model)
         return None if pool.workers else self._no_capacity(model, pool)
-
-    async def _admission(
-        self, rid: str, valid: ValidRequest, caller: str, body: bytes, terms: Terms, prompt_tokens: int, pool: Pool
-    ) -> Admission:
-        settings, lane = self._settings, valid.lane
-        wait_s, whole_s = settings.queue_timeouts_s[lane], settings.request_timeouts_s[lane]
-        if not pool.workers and settings.cold_start_hold_s:
-            wait_s = min(wait_s, settings.cold_start_hold_s)
-        limits = terms.patience.limits(await self._clock.now_ms(), wait_s, whole_s)
-        rejects = settings.queue_modes[lane] == "reject" and bool(pool.workers)
-        tenant = sharing_tenant(caller, valid.user)
-        fingerprint = valid.fingerprint(tenant)
-        keep_s = max(terms.keep_s, settings.idempotency_ttl_s if terms.key else 0)
-        return Admission(
-            rid=rid,
-            fingerprint=fingerprint,
-            lane=lane,
-            body=body,
-            tenant=tenant,
-            tenant_cap=settings.tenant_max,
-            prompt_tokens=prompt_tokens,
-            output_limit=valid.output_limit,
-            sequences=valid.width,
-            bounds=settings.bounds,
-            slots=pool.slots if rejects else None,
-            workers=tuple(worker.wid for worker in pool.workers) if rejects else (),
-            deadline_ms=limits.start_by_ms,
-            finish_by_ms=limits.finish_by_ms,
-            idempotency=terms.scope(tenant, valid.endpoint, fingerprint),
-            # the key outlives the answer: a key whose answer is gone says so, instead of starting again
-            idempotency_ttl_ms=int(keep_s + whole_s if terms.key else self.retries.first_ttl_s(terms, whole_s)) * 1000,
-            binding=terms.joins,
-            keep_ms=keep_s * 1000,
-            stays=terms.stays,
-            endpoint=valid.endpoint,
-            model=valid.model or "",
-        )
-
-
-def _filled(request: Request, tenant: str, salt: str | None, body: bytes) -> bytes:
-    """What goes on the queue for `request` when its images stand in `body`."""
-    return encode(structs.replace(request, body=salted(body, tenant, salt)))

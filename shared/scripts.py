@@ -6,7 +6,7 @@ them again (`luascripts.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from shared import limits
@@ -264,6 +264,11 @@ class Scripts:
         """Takes the result of a request away, now or right after its end. Returns OK or GONE."""
         keys = [self._keys.record(rid), self._keys.log(rid)]
         return _word(await self._run("discard", keys, [limits.DISCARDED_LOG_MS]))
+
+    async def forget(self, rids: Sequence[str]) -> int:
+        """Takes those of these requests away that have ended, with record and log. Returns how many."""
+        keys = [key for rid in rids for key in (self._keys.record(rid), self._keys.log(rid))]
+        return int(await self._run("forget", keys, []))
 
     async def survey(self, wids: list[str]) -> Survey:
         """What the metrics say of the pool and of these workers. Reads only."""
