@@ -1,4 +1,4 @@
-"""From a ValidRequest to what is asked of `admit`: its length counted and checked, its limits, its fingerprint, its body.
+"""From a ValidRequest to what is asked of `admit`: its length counted and checked, its limits, fingerprint and body.
 
 What comes over HTTP (`admission.py`) and the rows of batches go through here, so both are counted, priced and bounded
 alike.

@@ -1,4 +1,4 @@
-"""The answer of a row's request, read from its log as a replica reads it: a line of the output, or of the error file."""
+"""The answer of a row's request, read from its log as a replica reads it: a line of the output or the error file."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class BatchProcess:
 
 
 class Keeping:
-    """Restores what Redis has lost, at the start, when a driver misses its batch, and now and then; deletes what is over.
+    """Restores what Redis has lost: at the start, when a driver misses its batch, now and then. Deletes what is over.
 
     A service: see `services.py`.
     """

@@ -5,7 +5,7 @@
                  └─ cancelling ────────────────────> cancelled
 
 A driver owns its batch by a lease, and every write of it carries its token. One that is killed is followed by another,
-which begins where the bitmap of committed rows says; one that was only thought dead finds that nothing it writes counts.
+which begins where the bitmap of committed rows says; one that was only thought dead finds that nothing of it counts.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Driver:
             return found.faults[:MOST_FAULTS]
         order = found.order.built()
         await self._tools.storage.put(f"{self._folder}/index", order.packed())
-        facts = {"total": len(order), "model": found.model}
+        facts: dict[str, str | int] = {"total": len(order), "model": found.model}
         if not await self._owned.keep(facts, move=("validating", "in_progress")):
             log.info("batch %s is %s", batch.id, self._owned.status)
         await self._checkpoint()

@@ -1,4 +1,4 @@
-"""Rows on their way into the batch lane: read in order, admitted as any request is, held back while they are refused."""
+"""Rows on their way into the batch lane: read in order, admitted as any request is, held back while refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What storage knows of a batch, should Redis lose it: its facts, its committed rows and its parts, as of a moment ago.
 
-Rows that were committed after that moment are run again, and what they had said does not count: a part that is in no list
-does not exist.
+Rows that were committed after that moment are run again, and what they had said does not count: a part that is in no
+list does not exist.
 """
 
 from __future__ import annotations

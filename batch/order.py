@@ -1,7 +1,7 @@
 """In which order rows are run, and where they stand in the input file: the index of a batch, an object on storage.
 
-Rows that begin alike (one system prompt, the same instructions, the same first message) come one after the other, in the
-order in which their kinds appear in the file: a worker that has just read a prefix has it in its KV cache.
+Rows that begin alike (one system prompt, the same instructions, the same first message) come one after the other, in
+the order in which their kinds appear in the file: a worker that has just read a prefix has it in its KV cache.
 """
 
 from __future__ import annotations

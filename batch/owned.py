@@ -1,7 +1,7 @@
 """A batch as its driver holds it: every write is fenced by the driver's token, and tried until Redis answers.
 
-While Redis is away a driver waits. When it is back, either the batch is still this driver's, or the next write says that
-it is not: LostError ends the driver, and nothing that it does afterwards counts.
+While Redis is away a driver waits. When it is back, either the batch is still this driver's, or the next write says
+that it is not: LostError ends the driver, and nothing that it does afterwards counts.
 """
 
 from __future__ import annotations

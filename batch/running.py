@@ -1,4 +1,4 @@
-"""Runs the rows of a batch: feeds, collects, looks after what is in flight, and stops when all is done or time is up."""
+"""Runs the rows of a batch: feeds, collects, looks after what is in flight, stops when all is done or time is up."""
 
 from __future__ import annotations
 

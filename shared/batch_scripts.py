@@ -39,7 +39,7 @@ class Kept:
 
 
 class BatchScripts:
-    """The scripts of batches. Every method raises BrokerUnavailableError: its effect is unknown, and it may be repeated."""
+    """The scripts of batches. Every method raises BrokerUnavailableError: it may be repeated as it is."""
 
     def __init__(self, caller: Caller, prefix: str) -> None:
         self._caller = caller
@@ -110,13 +110,13 @@ class BatchScripts:
         keys = [k.batch(batch), k.batches_of(facts["tenant"]), k.batches_active]
         keys += [k.batch_rows(batch), k.batch_parts(batch)]
         args = [batch, bitmap, msgpack.packb(list(parts)), facts["created_at_ms"], int(active), *_flat(facts)]
-        return (await self._run("batch_restore", keys, args)).decode()
+        return str((await self._run("batch_restore", keys, args)).decode())
 
     async def forget(self, batch: str, tenant: str) -> str:
         """Takes away a batch that has ended. Returns OK or BUSY."""
         k = self._keys
         keys = [k.batch(batch), k.batches_of(tenant), k.batch_rows(batch), k.batch_parts(batch)]
-        return (await self._run("batch_forget", keys, [batch])).decode()
+        return str((await self._run("batch_forget", keys, [batch])).decode())
 
 
 def record_of(flat: list[bytes]) -> dict[str, str]:

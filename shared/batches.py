@@ -1,7 +1,7 @@
 """Batches as Redis knows them: what replicas and the batch processes both need of their state.
 
-A batch is a hash of facts. Its rows are no keys: which of them are committed is a bitmap, what they said lies in parts on
-object storage, and those in flight are ordinary requests in the batch lane. Moves are scripts (`batch_scripts.py`).
+A batch is a hash of facts. Its rows are no keys: which of them are committed is a bitmap, what they said lies in parts
+on object storage, and those in flight are ordinary requests in the batch lane. Moves are scripts (`batch_scripts.py`).
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ async def events(batch: str, request: Request, tenant: Tenant) -> Response:
 
 
 async def _progress(batches: Batches, batch: Batch, request: Request) -> AsyncIterator[bytes]:
-    """Looks once a second. The last event is `done`; a replica that stops, or a batch that is lost, ends without one."""
+    """Looks once a second. The last event is `done`; where the replica stops, or the batch is lost, there is none."""
     said, quiet, away = b"", 0, 0
     found: Batch | None = batch
     while found is not None:
