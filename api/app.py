@@ -40,6 +40,7 @@ from shared.lane_admin import LaneAdmin
 from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.services import ServiceGroup
+from shared.storage import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
     app.state.settings = settings
+    app.state.storage = open_storage(settings.storage_url) if settings.storage_url else None
     app.state.on_failure = lambda: None
     app.state.keys = settings.keys
     for error, handler in _HANDLERS.items():

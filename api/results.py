@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from shared.storage import Storage
-
 from shared import errors
 from shared.batches import Batch, Batches, Part
 from shared.errors import ObjectMissingError
+from shared.storage import Storage
 
 _PLACE = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 _PARTS_AT_ONCE = 16

@@ -32,6 +32,9 @@ class ApiSettings(Settings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    storage_url: str = Field(
+        "", description="where files lie: a folder, or s3://, gs://, az://bucket/prefix; empty: no files, no batches"
+    )
     api_keys: SecretStr = Field(
         SecretStr(""), description="comma-separated keys that clients must send; empty lets everybody in"
     )

@@ -6,7 +6,6 @@ import socket
 import sys
 
 import uvloop
-from shared.storage import Storage, open_storage
 
 from batch.app import BatchProcess
 from batch.settings import BatchSettings
@@ -14,6 +13,7 @@ from shared.errors import ConfigurationError
 from shared.ops import listen
 from shared.process import tune_collector
 from shared.settings import read_settings
+from shared.storage import Storage, open_storage
 from shared.telemetry import setup_logging
 
 

@@ -8,9 +8,6 @@ import os
 import signal
 import socket
 
-from shared.files import Files
-from shared.storage import Storage
-
 from api.catalog import Catalog
 from api.entries import Entries
 from api.images import Images
@@ -30,12 +27,14 @@ from shared.batches import Batches
 from shared.clock import SystemClock
 from shared.connection import connect
 from shared.errors import BrokerUnavailableError, StorageUnavailableError
+from shared.files import Files
 from shared.hot import HotClient
 from shared.keys import GlobalKeys
 from shared.ops import OpsServer
 from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.services import ServiceGroup
+from shared.storage import Storage
 
 log = logging.getLogger(__name__)
 

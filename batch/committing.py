@@ -12,13 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from shared.storage import Storage
-
 from batch.answers import Outcome
 from batch.owned import LostError, Owned
 from shared.batches import Part, is_set
 from shared.errors import BrokerUnavailableError, StorageUnavailableError
 from shared.metrics import BATCH_COMMITS, BATCH_ROWS, child
+from shared.storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from shared.file_index import FileFacts
-
 from batch.committing import Committer
 from batch.finalizing import Finalizing, input_gone
 from batch.manifest import Manifests
@@ -32,6 +30,7 @@ from batch.validating import MOST_FAULTS, Validated, Validation
 from shared.batch_scripts import LEASE_MS
 from shared.batches import ENDED, MOST_BYTES, Batch
 from shared.errors import BrokerUnavailableError, ObjectMissingError, StorageUnavailableError
+from shared.file_index import FileFacts
 from shared.scripts import Scripts
 
 log = logging.getLogger(__name__)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from shared.file_index import FileFacts
-
 from batch.lines import lines_of
 from batch.owned import Owned
 from batch.rows import FaultError, line_without, row_of
 from batch.tools import Tools
 from shared.batches import Batch, Part, is_set
+from shared.file_index import FileFacts
 from shared.ids import batch_file_id, row_request_id
 
 _EXPIRED = ("batch_expired", "This request could not be executed before the completion window expired.")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 
 import msgspec
-from shared.storage import Storage
 
 from shared.batches import ENDED, Batch, Batches
 from shared.errors import ObjectMissingError
+from shared.storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batch.order import Order
 from shared.file_index import FileFacts
 from shared.files import Files
-
-from batch.order import Order
 
 AT_ONCE = 256
 _MOST_BYTES = 4 << 20

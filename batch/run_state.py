@@ -6,14 +6,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.file_index import FileFacts
-
 from batch.answers import Asked
 from batch.committing import Committer
 from batch.order import Order
 from batch.owned import Owned
 from batch.tools import Tools
 from shared.batches import Batch
+from shared.file_index import FileFacts
 from shared.ids import row_request_id
 from shared.keys import Keys
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.files import Files
-from shared.storage import Storage
-
 from api.catalog import Catalog
 from api.entries import Entries
 from api.images import Images
@@ -17,7 +14,9 @@ from batch.ends import Ends
 from batch.rows import Rules
 from batch.settings import BatchSettings
 from shared.batches import Batch, Batches
+from shared.files import Files
 from shared.hot import HotClient
+from shared.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)

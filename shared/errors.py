@@ -5,6 +5,9 @@
     ├── FencedError              this worker id, or this attempt, has been replaced
     ├── ConfigurationError       a setting is wrong; the message says what to do
     ├── EngineFailedError        the engine cannot serve any more
+    ├── StorageUnavailableError  the object storage cannot be reached, refuses, or does not answer in time
+    │   └── StorageFullError     it takes nothing more
+    ├── ObjectMissingError       the object storage has no object of that name
     └── RequestError             one request ends, with an HTTP status and a stable code
 
 A `RequestError` carries what the client is told. Its `code` is the same word in the response body, in the logs and in
@@ -34,6 +37,18 @@ class ConfigurationError(PenstockError):
 
 class EngineFailedError(PenstockError):
     """The engine cannot serve any more; the worker must end."""
+
+
+class StorageUnavailableError(PenstockError):
+    """The object storage cannot be reached, refuses, or does not answer in time."""
+
+
+class StorageFullError(StorageUnavailableError):
+    """The object storage takes nothing more: the disk is full, or its quota is used up."""
+
+
+class ObjectMissingError(PenstockError):
+    """The object storage has no object of that name."""
 
 
 class RequestError(PenstockError):
@@ -189,6 +204,25 @@ def request_too_large(limit_bytes: int) -> RequestError:
     return RequestError(413, "request_too_large", f"The request body is over the limit of {limit_bytes} bytes.")
 
 
+def file_too_large(limit_bytes: int, purpose: str = "") -> RequestError:
+    """413: the uploaded file is over the limit."""
+    what = f"a file of purpose `{purpose}`" if purpose else "a file"
+    message = f"The file is too large: {what} may have {limit_bytes} bytes."
+    return RequestError(413, "file_too_large", message, param="file", should_retry=False)
+
+
+def upload_timeout(idle_s: float) -> RequestError:
+    """408: nothing came of an upload for so long that it was given up."""
+    message = f"Nothing came of the upload for {idle_s:.0f} s, so it was given up."
+    return RequestError(408, "upload_timeout", message, should_retry=True)
+
+
+def file_quota_exceeded(what: str) -> RequestError:
+    """403: the tenant stores as much as it may. `what` says of what: bytes, files."""
+    message = f"You store as many {what} as you may. Delete files that you do not need any more, or let them expire."
+    return RequestError(403, "file_quota_exceeded", message, should_retry=False)
+
+
 def queue_full(depth: int, retry_after_s: float, *, own_turn: bool = False) -> RequestError:
     """429: the lane holds as many requests, bytes or tokens as it may."""
     message = f"The queue is full: {depth} requests are waiting. Retry-After says when to come again."
@@ -273,6 +307,30 @@ def broker_full(retry_after_s: float) -> RequestError:
     """503: Redis is short of memory; what is in the system already goes on."""
     message = f"The request broker is short of memory and takes nothing new. Retry after {retry_after_s:.0f} s."
     return RequestError(503, "broker_unavailable", message, retry_after_s=retry_after_s, should_retry=True)
+
+
+def uploads_busy() -> RequestError:
+    """503: the replica takes as many uploads as it may, and none of them ended in time."""
+    message = "Too many files are being uploaded right now. Retry later."
+    return RequestError(503, "uploads_busy", message, retry_after_s=5, should_retry=True)
+
+
+def no_storage() -> RequestError:
+    """501: the replica was started without a place for files."""
+    message = "No storage is configured, so there are no files here. Start the replicas with --storage-url."
+    return RequestError(501, "no_storage", message, should_retry=False)
+
+
+def storage_unavailable() -> RequestError:
+    """503: the object storage cannot be reached, or refuses."""
+    message = "The file storage cannot be used right now. Retry in a moment."
+    return RequestError(503, "storage_unavailable", message, retry_after_s=5, should_retry=True)
+
+
+def storage_full() -> RequestError:
+    """507: the object storage takes nothing more."""
+    message = "The file storage is full. Delete files, or ask the operator for more room."
+    return RequestError(507, "storage_full", message, should_retry=False)
 
 
 def worker_lost() -> RequestError:

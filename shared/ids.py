@@ -17,6 +17,8 @@ _TIME_DIGITS = 10
 """Of a ULID: its first digits are the time."""
 MAX_SHARDS = len(_BASE32)
 _PREFIX = "req_"
+_FILE_PREFIX = "file-"
+_FILE_DIGITS = 24
 
 
 def _base32(number: int, digits: int) -> str:
@@ -69,6 +71,18 @@ def created_ms(rid: str) -> int:
     for digit in rid[len(_PREFIX) + 1 : len(_PREFIX) + 1 + _TIME_DIGITS]:
         milliseconds = 32 * milliseconds + _BASE32.index(digit)
     return milliseconds
+
+
+def new_file_id() -> str:
+    """A new file id, `file-` and 24 base-32 digits, sortable by creation time."""
+    number = (time.time_ns() // 1_000_000 << 70) | (int.from_bytes(os.urandom(9)) >> 2)
+    return _FILE_PREFIX + _base32(number, _FILE_DIGITS)
+
+
+def is_file_id(text: str) -> bool:
+    """Whether this may be the id of a file: what is none becomes no part of a key or of an object's name."""
+    digits = text.removeprefix(_FILE_PREFIX)
+    return len(text) == len(_FILE_PREFIX) + _FILE_DIGITS == len(_FILE_PREFIX + digits) and set(digits) <= set(_BASE32)
 
 
 def new_worker_id() -> str:

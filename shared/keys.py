@@ -71,6 +71,28 @@ class GlobalKeys:
         """Sorted set: arq's queue of the batch processes. Its jobs are `arq:job:<prefix>:…`."""
         return f"{self.prefix}:{{batches}}:jobs"
 
+    def file(self, file_id: str) -> str:
+        """Hash: the facts of a stored file (`shared/file_index.py`)."""
+        return f"{self.prefix}:{{files}}:f:{file_id}"
+
+    def tenant_files(self, tenant_hash: str) -> str:
+        """Sorted set, all scores 0: a tenant's files by id, which is by creation."""
+        return f"{self.prefix}:{{files}}:t:{tenant_hash}"
+
+    @property
+    def file_bytes(self) -> str:
+        """Hash: tenant's hash → bytes that it stores."""
+        return f"{self.prefix}:{{files}}:used"
+
+    @property
+    def file_expiries(self) -> str:
+        """Sorted set: files that expire, by when, Unix s."""
+        return f"{self.prefix}:{{files}}:exp"
+
+    def file_idempotency(self, scope_hash: str) -> str:
+        """String with a TTL: `file id|fingerprint` of an upload's idempotency key."""
+        return f"{self.prefix}:{{files}}:idem:{scope_hash}"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
