@@ -118,7 +118,7 @@ class Driver:
         closing, bitmap = batch.text("closing") or "completed", bytes(await owned.committed())
         if owned.status in {"in_progress", "cancelling"} and closing != "expired":
             if source is None:
-                await self._fail([Fault("invalid_request", input_gone(batch), "input_file_id")])
+                await self._fail([Fault("invalid_request", input_gone(batch), "file_id")])
                 return
             closing, bitmap = await self._run(source, batch)
         await owned.refreshed()
@@ -137,13 +137,13 @@ class Driver:
         """Looks at the rows. No faults: the batch is in progress now, unless it is to be cancelled."""
         batch = self._owned.batch
         if source is None:
-            return [Fault("invalid_request", input_gone(batch), "input_file_id")]
+            return [Fault("invalid_request", input_gone(batch), "file_id")]
         if source.bytes > MOST_BYTES:
             message = f"The input file has {source.bytes} bytes, and a batch's may have {MOST_BYTES}."
-            return [Fault("file_too_large", message, "input_file_id")]
+            return [Fault("file_too_large", message, "file_id")]
         if source.purpose != "batch":
             message = f"The input file's purpose must be 'batch', and is '{source.purpose}'."
-            return [Fault("invalid_request", message, "input_file_id")]
+            return [Fault("invalid_request", message, "file_id")]
         found = await self._looked_at(source)
         if found.faults:
             return found.faults[:MOST_FAULTS]

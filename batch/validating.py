@@ -58,7 +58,7 @@ class Validation:
                 found.faults.append(Fault("too_many_rows", f"A batch has at most {MOST_ROWS} rows."))
                 return found
         if not found.faults and not len(found.order):
-            found.faults.append(Fault("empty_file", "The input file has no rows.", "input_file_id"))
+            found.faults.append(Fault("empty_file", "The input file has no rows.", "file_id"))
         return found
 
     async def _look_at(self, line: Line) -> None:

@@ -18,6 +18,7 @@ class DataFolder:
         self.path = path.expanduser().absolute()
         self.redis = self.path / "redis"
         self.logs = self.path / "logs"
+        self.storage = self.path / "storage"
 
     def log(self, name: str) -> Path:
         """The log of a process. What earlier runs wrote is moved to `<name>.log.old`."""

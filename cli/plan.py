@@ -20,7 +20,13 @@ def split_flags(argv: list[str]) -> tuple[list[str], list[str]]:
 def replica(settings: UpSettings, index: int, redis_url: str, folder: DataFolder) -> Program:
     """Replica number `index`. The address of Redis may hold a password and therefore goes through the environment."""
     flags = ["--host", settings.host, "--port", str(settings.ports[index])]
-    return Program(command("api", flags), _environment(settings, redis_url), folder.log(f"api-{index}"))
+    return Program(command("api", flags), _environment(settings, redis_url, folder), folder.log(f"api-{index}"))
+
+
+def batch(settings: UpSettings, index: int, redis_url: str, folder: DataFolder, ops_port: int) -> Program:
+    """Batch process number `index`."""
+    flags = ["--ops-port", str(ops_port)]
+    return Program(command("batch", flags), _environment(settings, redis_url, folder), folder.log(f"batch-{index}"))
 
 
 def worker(
@@ -32,7 +38,7 @@ def worker(
         flags += ["--model", settings.model_argument]
     if settings.tensor_parallel_size:
         flags += ["--tensor-parallel-size", str(settings.tensor_parallel_size)]
-    env = _environment(settings, redis_url)
+    env = _environment(settings, redis_url, folder)
     # Without bytecode on disk each of an engine's processes compiles vLLM anew at every start: ten seconds apiece.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     devices = share(gpus, index, settings.tensor_parallel_size or 1)
@@ -42,7 +48,7 @@ def worker(
     return Program(command("worker", argv), env, folder.log(f"worker-{index}"))
 
 
-def _environment(settings: UpSettings, redis_url: str) -> dict[str, str]:
+def _environment(settings: UpSettings, redis_url: str, folder: DataFolder) -> dict[str, str]:
     """What `up` was told and every process must agree about."""
     return environment(
         {
@@ -50,5 +56,6 @@ def _environment(settings: UpSettings, redis_url: str) -> dict[str, str]:
             "PENSTOCK_PREFIX": settings.prefix,
             "PENSTOCK_LOG_LEVEL": settings.log_level,
             "PENSTOCK_RESULT_TTL_S": str(settings.result_ttl_s),
+            "PENSTOCK_STORAGE_URL": settings.storage_url or str(folder.storage),
         }
     )
