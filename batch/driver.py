@@ -29,8 +29,8 @@ from batch.tools import Tools
 from batch.validating import MOST_FAULTS, Validated, Validation
 from shared.batch_scripts import LEASE_MS
 from shared.batches import ENDED, MOST_BYTES, Batch
-from shared.errors import BrokerUnavailableError, ObjectMissingError, StorageUnavailableError
-from shared.file_index import FileFacts
+from shared.errors import BrokerUnavailableError, ObjectMissingError, RequestError, StorageUnavailableError
+from shared.file_index import FileFacts, facts_of
 from shared.scripts import Scripts
 
 log = logging.getLogger(__name__)
@@ -128,8 +128,14 @@ class Driver:
         await self._end(closing, source, bitmap)
 
     async def _input(self) -> FileFacts | None:
+        """The input file; None when it is gone. Redis may have lost its facts, and the batch still have them."""
         batch = self._owned.batch
-        return await self._tools.files.find(batch.text("tenant"), batch.text("input_file_id"))
+        found = await self._tools.files.find(batch.text("tenant"), batch.text("input_file_id"))
+        if found is None and batch.text("input"):
+            known = facts_of(batch.text("input_file_id"), batch.parsed("input"))
+            there = await self._tools.storage.size(known.object_name) == known.bytes
+            return known if there else None
+        return found
 
     # ---- validating
 
@@ -149,7 +155,7 @@ class Driver:
             return found.faults[:MOST_FAULTS]
         order = found.order.built()
         await self._tools.storage.put(f"{self._folder}/index", order.packed())
-        facts: dict[str, str | int] = {"total": len(order), "model": found.model}
+        facts: dict[str, str | int] = {"total": len(order), "model": found.model, "input": json.dumps(source.fields())}
         if not await self._owned.keep(facts, move=("validating", "in_progress")):
             log.info("batch %s is %s", batch.id, self._owned.status)
         await self._checkpoint()
@@ -196,8 +202,9 @@ class Driver:
 
     async def _forget(self, rids: list[str]) -> None:
         """Takes the requests of committed rows away."""
-        _, pool = await self._tools.catalog.pool_of(self._owned.batch.text("model"))
-        await Scripts(self._tools.client, pool.keys).forget(rids)
+        with suppress(RequestError):  # after a flush a model is unknown for a moment, and so is what it ran
+            _, pool = await self._tools.catalog.pool_of(self._owned.batch.text("model"))
+            await Scripts(self._tools.client, pool.keys).forget(rids)
 
     # ---- the end
 
