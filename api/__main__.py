@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     """Serves until SIGTERM or SIGINT, or until a background service fails. Returns the exit status."""
     try:
         settings = read_settings(ApiSettings, argv, "penstock api")
+        app = create_app(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"penstock api: {error}\n")
         return 2
@@ -44,7 +45,6 @@ def main(argv: list[str]) -> int:
         )
         return 1
     tune_collector()
-    app = create_app(settings)
     config = uvicorn.Config(
         Outermost(app, {**completions.DIRECT, **responses.DIRECT}),
         loop="uvloop",

@@ -18,12 +18,13 @@ from api.admission import Door
 from api.catalog import Catalog
 from api.document import document
 from api.drain import Drain
+from api.files.turns import Turns
 from api.images import Images
 from api.listing import Listing
 from api.queues import Queues
 from api.requests import Requests
 from api.responses.store import Store
-from api.routes import admin, batches, completions, lanes, models, ops, responses
+from api.routes import admin, batches, completions, files, lanes, models, ops, responses
 from api.routes import requests as request_routes
 from api.settings import ApiSettings
 from api.tokens import Tokens
@@ -34,8 +35,10 @@ from shared.channels import Channels
 from shared.clock import SystemClock
 from shared.connection import RedisCaller, connect
 from shared.dead_letters import DeadLetters
-from shared.errors import BrokerUnavailableError, RequestError
+from shared.errors import BrokerUnavailableError, RequestError, StorageUnavailableError
+from shared.files import Files
 from shared.hot import HotClient
+from shared.keys import GlobalKeys
 from shared.lane_admin import LaneAdmin
 from shared.reaper import Reaper
 from shared.registry import Registry
@@ -48,6 +51,7 @@ log = logging.getLogger(__name__)
 _HANDLERS: dict[type[Exception], Any] = {
     RequestError: problems.on_request_error,
     BrokerUnavailableError: problems.on_broker_error,
+    StorageUnavailableError: problems.on_storage_error,
     HTTPException: problems.on_http_exception,
     RequestValidationError: problems.on_validation_error,
     Exception: problems.on_bug,
@@ -55,7 +59,11 @@ _HANDLERS: dict[type[Exception], Any] = {
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
-    """The replica's application. It connects to Redis in its lifespan, and keeps trying while Redis is away."""
+    """The replica's application. It connects to Redis in its lifespan, and keeps trying while Redis is away.
+
+    Raises ConfigurationError when the storage's address is none.
+    """
+    storage = open_storage(settings.storage_url) if settings.storage_url else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -85,6 +93,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.listing = Listing(client, catalog)
         app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens, waiting, images)
         app.state.responses = stored = Store(client, ttl_s=settings.responses_ttl_s, log_ttl_s=settings.result_ttl_s)
+        app.state.files = Files(storage, control, GlobalKeys(settings.prefix), settings.file_quota) if storage else None
+        app.state.uploads = Turns(settings.uploads_at_once)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
         failing: asyncio.Task[None] | None = None
@@ -104,13 +114,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await control.aclose()
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
-    app.state.settings = settings
-    app.state.storage = open_storage(settings.storage_url) if settings.storage_url else None
+    app.state.settings, app.state.keys, app.state.storage = settings, settings.keys, storage
     app.state.on_failure = lambda: None
-    app.state.keys = settings.keys
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
-    for routes in (completions, responses, models, ops, request_routes, admin, lanes, batches):
+    for routes in (completions, responses, files, batches, models, ops, request_routes, admin, lanes):
         app.include_router(routes.router)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way of doing it
     return app

@@ -26,11 +26,13 @@ _JSON, _EVENTS = "application/json", "text/event-stream"
 _SCHEMAS = "#/components/schemas/"
 _OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
 _ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
+_FILES, _BATCHES = "/v1/files", "/v1/batches"
 _LATER = ("Location", "Preference-Applied", "x-penstock-request", "x-penstock-lane")
 _RESPONSE_EVENT = (
     'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
     '"output_index":0,"content_index":0,"delta":"Yes","logprobs":[],"sequence_number":4}\n\n'
 )
+_PROGRESS = 'event: progress\ndata: {"id":"batch_01kq","status":"in_progress","request_counts":{"total":9}}\n\n'
 _DESCRIPTION = (
     "Requests wait in a queue for a worker with an engine inside; engines answer. What an engine refuses keeps its "
     "status and words. Every response has an `x-request-id`; what an engine answers also `x-penstock-request`, "
@@ -70,6 +72,30 @@ _ANSWERED: tuple[RequestError, ...] = (
     errors.queue_timeout(),
     errors.lane_draining("batch", 10),
     errors.deadline_exceeded(),
+)
+_STORED = (
+    errors.no_storage(),
+    errors.storage_unavailable(),
+)
+_UPLOADED = (
+    errors.invalid_request("`purpose` must be one of: assistants, batch.", param="purpose"),
+    errors.file_quota_exceeded("bytes"),
+    errors.upload_timeout(60),
+    errors.file_too_large(200_000_000, "batch"),
+    errors.unsupported_media_type("application/json", "a form (`multipart/form-data`)"),
+    errors.idempotency_key_mismatch(),
+    errors.uploads_busy(),
+    errors.storage_full(),
+)
+_BATCHED = (
+    errors.invalid_request(
+        "Missing required parameter: 'endpoint'.", param="endpoint", code="missing_required_parameter"
+    ),
+    errors.batch_not_cancellable("completed"),
+    errors.result_expired("batch_01kq"),
+    errors.request_too_large(10_000_000),
+    errors.unsupported_media_type("text/plain"),
+    errors.idempotency_key_mismatch(),
 )
 _ASKED = (
     errors.invalid_request("limit: Input should be a number", param="limit"),
@@ -125,6 +151,8 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
         if route.streams:
             answers["200"]["content"][_EVENTS] = {"schema": {"type": "string"}, "example": _stream_of(path)}
     _complete_responses(operation, path, whole)
+    _complete_files(operation, path, whole)
+    _complete_batches(operation, path)
     if path == f"{_REQUESTS}/{{rid}}/events":
         answers["200"] = _text("The events.", _EVENTS, _stream_of("/v1/chat/completions"))
     if path == "/metrics":
@@ -147,6 +175,31 @@ def _complete_responses(operation: Operation, path: str, whole: dict[str, Any]) 
         operation.setdefault("parameters", []).extend(
             {"$ref": f"#/components/parameters/{name}"} for name in whole["parameters"] if name != "Prefer"
         )
+
+
+def _complete_files(operation: Operation, path: str, whole: dict[str, Any]) -> None:
+    """What the routes of `routes/files.py` take and answer that is not JSON."""
+    if path == _FILES and operation["operationId"].endswith("_post"):
+        form = {"multipart/form-data": _content("FileUpload", whole["schemas"])}
+        operation["requestBody"] = {"required": True, "content": form}
+        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Idempotency-Key"})
+    if path == f"{_FILES}/{{file}}/content":
+        bytes_of = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "{}\n"}}
+        operation["responses"]["200"] = {"description": "The whole file.", "content": bytes_of}
+        operation["responses"]["206"] = {"description": "The range that was asked for.", "content": bytes_of}
+        operation["responses"]["304"] = {"description": "`If-None-Match` names this file."}
+        operation.setdefault("parameters", []).extend(
+            {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
+            for name in ("Range", "If-Range", "If-None-Match")
+        )
+
+
+def _complete_batches(operation: Operation, path: str) -> None:
+    """What the routes of `routes/batches.py` take and answer beyond their objects."""
+    if path == f"{_BATCHES}/{{batch}}/events":
+        operation["responses"]["200"] = _text("The progress.", _EVENTS, _PROGRESS)
+    if path == _BATCHES and "requestBody" in operation:
+        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Idempotency-Key"})
 
 
 def _content(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -176,6 +229,11 @@ def _errors_of(path: str) -> Iterable[RequestError]:
         return (*_ASKED, errors.result_expired("resp_0_4f1c"), *_KEYS, *_AWAY)
     if path.startswith(_ADMIN):
         return (*_ASKED, *_KEYS, *_AWAY, _CLOSED)
+    if path.startswith(_FILES):
+        own = _UPLOADED if path == _FILES else (errors.range_not_satisfiable(1_042),)
+        return (*own, *_ASKED, *_STORED, *_KEYS, *_AWAY)
+    if path.startswith(_BATCHES):
+        return (*_BATCHED, *_ASKED, *_STORED, *_KEYS, *_AWAY)
     if path.startswith(_REQUESTS):
         return (*_ASKED, errors.result_expired("req_0_4f1c"), *_KEYS, *_AWAY)
     return (*_KEYS, *_AWAY, *((errors.model_not_found("gpt-9"),) if path.startswith(_MODELS) else ()))

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from api import dialects
 from shared import errors
-from shared.errors import RequestError
+from shared.errors import RequestError, StorageFullError
 from shared.metrics import REJECTED
 from shared.wire import Meta
 
@@ -156,6 +156,13 @@ async def on_broker_error(request: Request, error: Exception) -> Response:
     """FastAPI's handler of BrokerUnavailableError."""
     del error
     return await on_request_error(request, errors.broker_unavailable())
+
+
+async def on_storage_error(request: Request, error: Exception) -> Response:
+    """FastAPI's handler of StorageUnavailableError. What the storage said is for the log only."""
+    log.warning("storage: %s", error)
+    full = isinstance(error, StorageFullError)
+    return await on_request_error(request, errors.storage_full() if full else errors.storage_unavailable())
 
 
 async def on_bug(request: Request, error: Exception) -> Response:

@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from api.bylane import Mode, by_lane, mode, seconds
+from api.files.upload import UploadRules
 from api.images import Rules
 from api.limits import Limits
 from api.reach import hosts_of, networks_of
 from api.scaling import Targets
+from shared.file_index import Quota
 from shared.lanes import Lane
 from shared.outcomes import Bounds
 from shared.settings import Settings
@@ -32,9 +34,6 @@ class ApiSettings(Settings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
-    storage_url: str = Field(
-        "", description="where files lie: a folder, or s3://, gs://, az://bucket/prefix; empty: no files, no batches"
-    )
     api_keys: SecretStr = Field(
         SecretStr(""), description="comma-separated keys that clients must send; empty lets everybody in"
     )
@@ -60,6 +59,15 @@ class ApiSettings(Settings):
     fetch_images_bytes: int = Field(7_000_000, ge=1024, description="largest image that is fetched")
     fetch_images_timeout_s: float = Field(10, gt=0, description="seconds in which all images of a request must come")
     fetch_images_at_once: int = Field(16, ge=1, le=256, description="images that are fetched at the same time")
+    storage_url: str = Field(
+        "", description="where files are kept: a folder, s3://, gs:// or az://bucket/prefix; empty: there are no files"
+    )
+    max_file_bytes: int = Field(512_000_000, ge=1, description="largest uploaded file")
+    max_batch_file_bytes: int = Field(200_000_000, ge=1, description="largest uploaded file of purpose batch")
+    tenant_file_bytes: int = Field(100_000_000_000, ge=0, description="most bytes that one tenant may store; 0: any")
+    tenant_files: int = Field(10_000, ge=0, description="most files that one tenant may store; 0: any")
+    uploads_at_once: int = Field(16, ge=1, le=1_024, description="uploads at the same time; each takes about 16 MB")
+    upload_idle_s: float = Field(60, gt=0, description="seconds without a byte after which an upload is given up")
     queue_max: int = Field(5_000, ge=1, description="most requests that may wait in one lane")
     queue_max_bytes: int = Field(1 << 30, ge=1, description="most bytes of request bodies that may wait in one lane")
     queue_max_tokens: int = Field(50_000_000, ge=1, description="most tokens of work that may wait in one lane")
@@ -183,6 +191,16 @@ class ApiSettings(Settings):
             stops=self.max_stops,
             schema_bytes=self.max_schema_bytes,
         )
+
+    @property
+    def upload_rules(self) -> UploadRules:
+        """What may be uploaded."""
+        return UploadRules(self.max_batch_file_bytes, self.max_file_bytes, self.upload_idle_s)
+
+    @property
+    def file_quota(self) -> Quota:
+        """What one tenant may store."""
+        return Quota(self.tenant_file_bytes, self.tenant_files)
 
     @property
     def image_rules(self) -> Rules:

@@ -1,4 +1,4 @@
-"""The data folder of `penstock up`: the server's data, the logs, and the lock that keeps a second one out."""
+"""The data folder of `penstock up`: the server's data, logs, files, and the lock that keeps a second one out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from shared.errors import ConfigurationError
 
 
 class DataFolder:
-    """Paths below one folder. They are made when the folder is taken."""
+    """Paths below one folder. They are made when the folder is taken; `files`, by the first replica."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
         self.redis = self.path / "redis"
         self.logs = self.path / "logs"
-        self.storage = self.path / "storage"
+        self.files = self.path / "files"
 
     def log(self, name: str) -> Path:
         """The log of a process. What earlier runs wrote is moved to `<name>.log.old`."""

@@ -56,6 +56,6 @@ def _environment(settings: UpSettings, redis_url: str, folder: DataFolder) -> di
             "PENSTOCK_PREFIX": settings.prefix,
             "PENSTOCK_LOG_LEVEL": settings.log_level,
             "PENSTOCK_RESULT_TTL_S": str(settings.result_ttl_s),
-            "PENSTOCK_STORAGE_URL": settings.storage_url or str(folder.storage),
+            "PENSTOCK_STORAGE_URL": settings.storage_url or str(folder.files),
         }
     )

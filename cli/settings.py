@@ -29,8 +29,10 @@ class UpSettings(Settings):
     batch: int = Field(1, ge=0, le=16, description="batch processes, which run /v1/batches; 0: none")
     host: str = Field("127.0.0.1", description="address that the replicas listen on")
     port: int = Field(8000, ge=1, le=65535, description="port of the first replica")
-    data: Path = Field(Path(".penstock"), description="folder for the server's data and all logs")
-    storage_url: str = Field("", description="where files lie; empty: in the data folder")
+    data: Path = Field(Path(".penstock"), description="folder for the server's data, all logs and uploaded files")
+    storage_url: str = Field(
+        "", description="where uploaded files are kept: a folder, s3://…, gs://…, az://…; empty: below --data"
+    )
     tensor_parallel_size: int | None = Field(None, ge=1, description="vLLM: GPUs for one model")
     drain_s: float = Field(120, ge=0, description="seconds that running requests get when it stops")
 

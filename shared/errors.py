@@ -157,9 +157,9 @@ def method_not_allowed(method: str, path: str) -> RequestError:
     return RequestError(405, "method_not_allowed", f"{method} is not allowed on {path}.", should_retry=False)
 
 
-def unsupported_media_type(sent: str) -> RequestError:
-    """415: the body is not said to be JSON, or is compressed."""
-    message = f"Send the body as plain JSON (`Content-Type: application/json`), not as `{sent}`."
+def unsupported_media_type(sent: str, wanted: str = "plain JSON (`Content-Type: application/json`)") -> RequestError:
+    """415: the body is not said to be what the route takes, JSON as a rule, or is compressed."""
+    message = f"Send the body as {wanted}, not as `{sent}`."
     return RequestError(415, "unsupported_media_type", message, should_retry=False)
 
 
@@ -185,6 +185,13 @@ def previous_response_not_found(response: str) -> RequestError:
     message = f"Previous response with id `{response[:64]}` not found."
     param = "previous_response_id"
     return RequestError(400, "previous_response_not_found", message, param=param, should_retry=False)
+
+
+def range_not_satisfiable(size_bytes: int) -> RequestError:
+    """416: the file has no such bytes."""
+    message = f"The file has {size_bytes} bytes; the range lies behind them."
+    headers = {"Content-Range": f"bytes */{size_bytes}"}
+    return RequestError(416, "range_not_satisfiable", message, param="Range", should_retry=False, headers=headers)
 
 
 def idempotency_key_mismatch() -> RequestError:

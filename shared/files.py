@@ -21,7 +21,7 @@ import redis.asyncio
 
 from shared import errors
 from shared.errors import ObjectMissingError, StorageUnavailableError
-from shared.file_index import NO_QUOTA, FileFacts, FileIndex, Order, Put, Quota, UploadKey, facts_of, object_name
+from shared.file_index import NO_QUOTA, FileFacts, FileIndex, Order, Quota, UploadKey, facts_of, object_name
 from shared.ids import is_file_id, new_file_id
 from shared.keys import GlobalKeys
 from shared.storage import Storage, StoredObject
@@ -140,21 +140,25 @@ class Files:
             idempotency=key.hash if key else "",
         )
         put = await self.index.put(facts, self._quota, key)
+        first = await self.find(received.tenant, put.id) if put.outcome == "DUP" else None
+        if put.outcome == "DUP" and first is None and key is not None:  # it has expired, or Redis has lost it
+            put = await self.index.put(facts, self._quota, replace(key, replaces=put.id))
         if put.outcome == "OK":
             await self._write_sidecar(facts)
             return facts
         await self.discard(received)
-        if put.outcome == "DUP":
-            return await self._already(put, key, received.tenant)
-        raise errors.file_quota_exceeded("bytes" if put.outcome == "BYTES" else "files")
-
-    async def _already(self, put: Put, key: UploadKey | None, tenant: str) -> FileFacts:
-        if key is None or put.fingerprint != key.fingerprint:
+        if put.outcome != "DUP":
+            raise errors.file_quota_exceeded("bytes" if put.outcome == "BYTES" else "files")
+        if first is None or key is None or put.fingerprint != key.fingerprint:
             raise errors.idempotency_key_mismatch()
-        found = await self.find(tenant, put.id)
-        if found is None:  # deleted or expired in this moment
-            raise errors.storage_unavailable()
-        return found
+        return first
+
+    async def check_quota(self, tenant: str) -> None:
+        """Raises RequestError (403) when the tenant stores as much as it may already."""
+        if 0 < self._quota.bytes <= await self.index.used_bytes(tenant):
+            raise errors.file_quota_exceeded("bytes")
+        if 0 < self._quota.files <= await self.index.count(tenant):
+            raise errors.file_quota_exceeded("files")
 
     async def discard(self, received: Received) -> None:
         """Drops bytes of which no file is to be made. What cannot be dropped now, a sweep will."""

@@ -57,6 +57,11 @@ IMAGES = Counter(
     "Images that requests named by URL: fetched, refused, unreachable, failed, too_large, wrong_type, timeout.",
     ["outcome"],
 )
+FILE_UPLOADS = Counter(
+    "penstock_file_uploads_total", "Uploads of files: stored, replayed, refused, broken_off, failed.", ["outcome"]
+)
+FILE_BYTES = Counter("penstock_file_bytes_total", "Bytes of files that came in and went out.", ["direction"])
+FILE_TRANSFERS = Gauge("penstock_file_transfers_open", "Uploads and downloads that run on this replica.", ["direction"])
 JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
 REJECTED = Counter("penstock_requests_rejected_total", "Errors told to clients, by code.", ["code"])
 TURNED_AWAY = Counter(

@@ -10,5 +10,6 @@ redis.call('ZREM', KEYS[4], ARGV[1])
 local bound = redis.call('GET', KEYS[5])
 if bound and string.match(bound, '^([^|]*)|') == ARGV[1] then redis.call('DEL', KEYS[5]) end
 if not bytes then return 0 end
-if redis.call('HINCRBY', KEYS[3], ARGV[2], -bytes) <= 0 then redis.call('HDEL', KEYS[3], ARGV[2]) end
+if bytes ~= '0' then redis.call('HINCRBY', KEYS[3], ARGV[2], '-' .. bytes) end -- '-0' is no integer
+if tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or '0') <= 0 then redis.call('HDEL', KEYS[3], ARGV[2]) end
 return 1

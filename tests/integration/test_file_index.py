@@ -43,13 +43,14 @@ async def test_what_is_put_is_found_with_all_its_facts(index: FileIndex) -> None
     assert await index.find(new_file_id()) is None
 
 
+@pytest.mark.parametrize("size", [0, 10, 10**15 + 1])
 async def test_putting_twice_and_dropping_twice_counts_once(
-    index: FileIndex, client: redis.asyncio.Redis, prefix: str
+    index: FileIndex, client: redis.asyncio.Redis, prefix: str, size: int
 ) -> None:
-    facts = some(expires_at=1_800_000_000)
+    facts = some(size=size, expires_at=1_800_000_000)
     for _ in range(2):
-        assert await index.put(facts, Quota(bytes=10, files=1)) == Put("OK")
-    assert (await index.used_bytes("a"), await index.count("a")) == (10, 1)
+        assert await index.put(facts, Quota(bytes=size, files=1)) == Put("OK")
+    assert (await index.used_bytes("a"), await index.count("a")) == (size, 1)
     assert [await index.drop(facts) for _ in range(2)] == [True, False]
     assert (await index.used_bytes("a"), await index.count("a")) == (0, 0)
     assert await left(client, prefix) == set()
