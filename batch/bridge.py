@@ -19,7 +19,7 @@ from shared.metrics import BATCH_LEFT_SECONDS, BATCH_OLDEST_AGE, BATCH_ROWS_OPEN
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+LOOK_S = 0.5
 _JOB_S = 10
 """For how long a job that has not begun stands for its batch; then another one does."""
 _STATUSES = ("validating", "in_progress", "finalizing", "cancelling")

@@ -22,7 +22,7 @@ from shared.keys import GlobalKeys
 log = logging.getLogger(__name__)
 
 JOB_TIMEOUT_S = 300
-_POLL_S = 0.5
+_POLL_S = 0.25
 _MOST_JOBS = 10
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 0.2, 5.0
 _FULL_AGAIN_S = 2
