@@ -34,6 +34,7 @@ class RunState:
     Attributes:
         fed: position up to which rows may be on their way, as an earlier driver has said.
         flights: by request id.
+        behind: whether the batch, as fast as it goes now, would not be done in time.
         ended: requests in flight of which somebody has said that they ended.
         on_change: called when something has ended.
     """
@@ -46,6 +47,7 @@ class RunState:
     fed: int
     flights: dict[str, Flight] = field(default_factory=dict)
     ended: deque[str] = field(default_factory=deque)
+    behind: bool = False
     on_change: Callable[[], None] = lambda: None
 
     @property

@@ -25,6 +25,8 @@ _MOST_ATTEMPTS = 3
 _COLLECT_AT_ONCE = 64
 _LATE = frozenset({"deadline_exceeded", "queue_timeout"})
 _IDLE_S = 0.5
+_SAFETY = 1.5
+"""A batch is behind its time when what is left takes so many times as long as it has."""
 _EXPIRED_GRACE_S = 3.0
 _RETRY_S = 0.25
 _TIMEOUT_S = 5.0
@@ -109,8 +111,10 @@ class Running:
         try:
             _, pool = await state.tools.catalog.pool_of(state.batch.text("model"))
             await state.tools.ends.open(pool.keys)
+            self._hurry()
             settings = state.tools.settings
-            window = min(settings.batch_window_max, round(pool.slots * settings.batch_window))
+            wide = pool.slots * settings.batch_window * (1 + state.behind)
+            window = min(settings.batch_window_max, round(wide))
             fed = await self._feeder.feed(pool, max(window, int(pool.slots > 0)) - len(state.flights))
         except (BrokerUnavailableError, RequestError) as error:
             log.debug("batch %s: %s", state.batch.id, error)
@@ -120,6 +124,22 @@ class Running:
             self._refeeding = False
             self._looked_at_s = float("-inf")  # what ran meanwhile may have ended before we listened
         return fed
+
+    def _hurry(self) -> None:
+        """Is the batch behind its time? Then its rows get a better place in the lane, and more of them wait there."""
+        state = self._state
+        left_s = self.pace.left_s(len(state.order) - state.committer.count)
+        due_s = (state.expires_at_ms - state.owned.now_ms()) / 1000
+        behind = left_s is not None and left_s * _SAFETY > due_s
+        if behind != state.behind:
+            log.info(
+                "batch %s is %s its time: %.0f s left to do, %.0f s to go",
+                state.batch.id,
+                "behind" if behind else "in",
+                left_s or 0,
+                due_s,
+            )
+        state.behind = behind
 
     def _waits_s(self) -> float:
         """Seconds until rows may be started: the start time and the hours of the day that the batch asks for."""

@@ -64,7 +64,7 @@ class Scripts:
         args += [a.prompt_tokens, a.output_limit, a.sequences, a.deadline_ms, a.finish_by_ms, a.idempotency_ttl_ms]
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
         args += [a.bounds.requests, a.bounds.body_bytes, a.bounds.tokens, a.bounds.share]
-        args += ["" if a.slots is None else a.slots, limits.EXPECTED_OUTPUT, a.endpoint, a.model]
+        args += ["" if a.slots is None else a.slots, limits.EXPECTED_OUTPUT, a.endpoint, a.model, a.price]
         reply = await self._run("admit", keys, args)
         outcome = reply[0].decode()
         if outcome in {"DUP", "CONFLICT"}:

@@ -13,6 +13,7 @@ from shared.connection import RedisCaller
 from shared.hot import HotClient
 from shared.keys import GlobalKeys, Keys
 from shared.luascripts import load, script_names
+from shared.outcomes import Bounds
 from tests.integration.monitor import watching
 from tests.integration.shard import Shard
 from tests.support import servers
@@ -254,3 +255,14 @@ async def test_no_script_of_batches_touches_a_key_that_it_does_not_declare(
 
 def test_a_lease_outlives_three_renewals() -> None:
     assert LEASE_MS >= 3 * 1_500
+
+
+async def test_what_owes_its_lane_less_gets_so_much_more_of_it(shard: Shard) -> None:
+    facts: dict[str, Any] = {"lane": "batch", "cost": 100, "output_limit": 1, "bounds": Bounds(share=1.0)}
+    for number in range(20):
+        assert (await shard.admit(f"slow-{number}", tenant="slow", **facts)).outcome == "OK"
+        assert (await shard.admit(f"late-{number}", tenant="late", price=0.25, **facts)).outcome == "OK"
+    taken = await shard.scripts.pull("w1", 20)
+    taken += await shard.scripts.pull("w2", 20)
+    first = [entry.rid.partition("-")[0] for entry in taken][:15]
+    assert first.count("late") == 12
