@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scripts.bench import procs
 
-PARTS = ("transport", "ramp", "idle", "vllm", "lanes", "streams", "endurance")
+PARTS = ("transport", "ramp", "idle", "vllm", "lanes", "batch", "streams", "endurance")
 FULL_PARTS = tuple(name for name in PARTS if name != "endurance")
 QUICK_PARTS = ("transport", "idle", "vllm", "lanes")
 GATEWAY_PARTS = frozenset({"transport", "ramp"})
