@@ -150,7 +150,7 @@ def section(found: dict[str, Any] | None) -> str:
         ["ratio", number(found["ratio"], 3)],
     ]
     note = (
-        f"{_CLIENTS} under way on {found['slots']} slots, {_TOKENS} tokens each, the simulated engine. The batch as a whole, "
-        f"from its creation to its files: {number(found['whole_s'], 1)} s."
+        f"{_CLIENTS} under way on {found['slots']} slots, {_TOKENS} tokens each, the simulated engine. The batch as a "
+        f"whole, from its creation to its files: {number(found['whole_s'], 1)} s."
     )
     return "\n".join([_TITLE, "", note, "", table(["what", "per second"], rows)])
