@@ -37,9 +37,10 @@ BLOCK_BYTES = 256 << 10
 """What is passed on at a time: a small one would cost more in crossings between Python and Rust than in bytes."""
 ANSWER_S = 30.0
 """In which a command that moves little must be answered, tries included."""
-_STALLED_S = 20.0
-"""For which nothing may come of an answer that moves much."""
-_CLIENT = {"connect_timeout": timedelta(seconds=5), "read_timeout": timedelta(seconds=_STALLED_S), "timeout": "1d"}
+STALLED_S = 20.0
+"""For which nothing may come of an answer that moves much. obstore itself waits for ever at the end of a file that has
+become shorter while it was read."""
+_CLIENT = {"connect_timeout": timedelta(seconds=5), "read_timeout": timedelta(seconds=STALLED_S), "timeout": "1d"}
 """A download may take as long as its client: only silence ends it."""
 _RETRIES = {
     "max_retries": 4,
@@ -129,7 +130,7 @@ class Storage:
         stream = result.stream(min_chunk_size=BLOCK_BYTES)
         while True:
             try:
-                yield bytes(await self._translated(anext(stream)))
+                yield bytes(await self._answered(anext(stream), STALLED_S))
             except StopAsyncIteration:
                 return
 
@@ -170,9 +171,9 @@ class Storage:
         await self.put(name, b"")
         await self.delete(name)
 
-    async def _answered(self, command: Awaitable[T]) -> T:
+    async def _answered(self, command: Awaitable[T], within_s: float | None = None) -> T:
         async def in_time() -> T:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(ANSWER_S if within_s is None else within_s):
                 return await command
 
         return await self._translated(in_time())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import formatdate
 from urllib.parse import quote
 
@@ -88,8 +88,12 @@ def _modified(facts: FileFacts) -> str:
 class Download(Response):
     """A response of known length whose bytes come from the storage."""
 
-    def __init__(self, facts: FileFacts, chunks: AsyncIterator[bytes], status: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self, facts: FileFacts, chunks: AsyncIterator[bytes], length: int, status: int, headers: dict[str, str]
+    ) -> None:
+        """`length`: of all `chunks` together."""
         super().__init__(None, status)
+        self._length = length
         self.init_headers(headers)
         self._facts = facts
         self._chunks = chunks
@@ -98,18 +102,27 @@ class Download(Response):
         """ASGI entry point. A storage that fails in the middle cuts the connection: no shorter body looks whole."""
         del receive
         direct: Send = scope.get(DIRECT_SEND, send)
-        gone = hang_up_watch(direct)
         with child(FILE_TRANSFERS, "out").track_inprogress():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            sent = child(FILE_BYTES, "out")
             try:
-                async for chunk in self._chunks:
-                    if gone is not None and gone():
-                        return
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    sent.inc(len(chunk))
+                whole = await self._send(send, hang_up_watch(direct))
             except (StorageUnavailableError, ObjectMissingError) as error:
                 log.warning("a download of %s is cut: %s", self._facts.id, error)
+                whole = False
+            if whole:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
                 await hang_up(direct)
-                return
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, gone: Callable[[], bool] | None) -> bool:
+        """Sends what the storage gives while somebody listens. False when it was not all."""
+        counted, left = child(FILE_BYTES, "out"), self._length
+        async for chunk in self._chunks:
+            if gone is not None and gone():
+                return False
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            counted.inc(len(chunk))
+            left -= len(chunk)
+        if left:
+            log.warning("a download of %s is cut: the storage has %d bytes less", self._facts.id, left)
+        return not left

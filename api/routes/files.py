@@ -133,7 +133,7 @@ async def content(file: str, request: Request, tenant: Tenant) -> Response:
         first = await anext(chunks, b"")  # while there is still a status to tell what is wrong
     except ObjectMissingError as error:
         raise (await _missing(request, tenant, file)) from error
-    return Download(facts, _primed(first, chunks), status, headers)
+    return Download(facts, _primed(first, chunks), end - start, status, headers)
 
 
 async def _missing(request: Request, tenant: str, file: str) -> Exception:

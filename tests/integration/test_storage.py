@@ -253,6 +253,17 @@ async def test_a_server_that_hangs_is_unavailable_in_time(monkeypatch: pytest.Mo
             await storage.read("a")
 
 
+async def test_an_object_that_ends_early_is_no_endless_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.storage.STALLED_S", 0.5)
+    storage = open_storage(str(tmp_path))
+    await storage.put("a", bytes(4 * BLOCK_BYTES))
+    chunks = storage.chunks("a")
+    await anext(chunks)
+    os.truncate(tmp_path / "a", 2 * BLOCK_BYTES)
+    with pytest.raises(StorageUnavailableError, match="no answer in time"):
+        await collect(chunks)
+
+
 @pytest.mark.parametrize("url", ["ftp://host/x", "https://host/x", "memory://", "s3://", "nothing://x"])
 def test_an_address_of_something_else_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="--storage-url"):

@@ -112,3 +112,11 @@ def test_the_invitation_is_a_command_that_a_shell_takes(tmp_path: Path) -> None:
 def test_the_invitation_sends_a_key_where_keys_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_API_KEYS", "k")
     assert any("Authorization: Bearer $API_KEY" in line for line in invitation(settings(), "m", tmp_path))
+
+
+def test_files_are_kept_below_the_data_folder_unless_somebody_says_where(tmp_path: Path) -> None:
+    def told(*argv: str) -> str:
+        return plan.replica(settings(*argv), 0, URL, DataFolder(tmp_path)).env["PENSTOCK_STORAGE_URL"]
+
+    assert told() == str(tmp_path / "files")
+    assert told("--storage-url", "s3://bucket/x") == "s3://bucket/x"
