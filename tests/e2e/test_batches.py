@@ -64,12 +64,13 @@ async def faults(stack: Stack, http: httpx.AsyncClient, rows: list[Any]) -> list
 # ---- the SDK
 
 
-async def test_the_sdk_creates_polls_and_lists_a_batch_whose_rows_come_out_once(
-    stack: Stack, http: httpx.AsyncClient, sdk: openai.OpenAI
+async def test_the_sdk_uploads_creates_polls_lists_and_downloads_and_every_row_comes_out_once(
+    http: httpx.AsyncClient, sdk: openai.OpenAI
 ) -> None:
-    file_id = await upload(stack, jsonl(chat_row(name, tokens=3) for name in names(40)))
+    rows = jsonl(chat_row(name, tokens=3) for name in names(40))
+    file = sdk.files.create(file=("rows.jsonl", rows), purpose="batch")
     made = sdk.batches.create(
-        input_file_id=file_id, endpoint=CHAT, completion_window="24h", metadata={"for": "the test"}
+        input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"for": "the test"}
     )
     assert made.status == "validating"
     assert made.metadata == {"for": "the test"}
@@ -79,8 +80,13 @@ async def test_the_sdk_creates_polls_and_lists_a_batch_whose_rows_come_out_once(
     assert batch.model == "sim"
     assert batch.request_counts is not None
     assert batch.request_counts.to_dict() == {"total": 40, "completed": 40, "failed": 0}
-    lines = await content(stack, batch.output_file_id)
+    assert batch.output_file_id is not None
+    lines = [json.loads(line) for line in sdk.files.content(batch.output_file_id).text.splitlines()]
     check_once(lines, names(40))
+    kept = sdk.files.retrieve(batch.output_file_id)
+    assert (kept.purpose, kept.filename) == ("batch_output", f"{batch.id}_output.jsonl")
+    assert kept.expires_at is not None
+    assert abs(kept.expires_at - kept.created_at - 2_592_000) < 60
     assert batch.error_file_id is None
     assert batch.usage is not None
     assert batch.usage.output_tokens == 120 == sum(x["response"]["body"]["usage"]["completion_tokens"] for x in lines)
