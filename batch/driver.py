@@ -52,7 +52,10 @@ class Driver:
         self._checkpoint_at_s = 0.0
 
     async def run(self) -> None:
-        """Until the batch has ended. Raises LostError, StorageUnavailableError. Cancelled, it gives the batch back."""
+        """Until the batch has ended. Raises LostError, StorageUnavailableError, ObjectMissingError.
+
+        Cancelled, it gives the batch back at once. After a fault its lease has to lapse first: a pause before the next.
+        """
         owned = self._owned
         try:
             async with self._kept_alive():
@@ -62,10 +65,11 @@ class Driver:
         except BaseExceptionGroup as group:
             lost, _ = group.split((LostError, StorageUnavailableError, ObjectMissingError))
             raise (_first(lost) if lost is not None else group) from None
-        finally:
-            if not owned.lost and owned.status not in ENDED:
+        except asyncio.CancelledError:
+            if owned.status not in ENDED:
                 with suppress(LostError, BrokerUnavailableError):
                     await owned.leave()
+            raise
 
     @asynccontextmanager
     async def _kept_alive(self) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ from batch.reading import AT_ONCE, Read, read_rows
 from batch.rows import RESPONSES, FaultError, row_of
 from batch.run_state import Flight, RunState
 from shared.errors import BrokerUnavailableError, RequestError
+from shared.metrics import ADMITTED, child
 from shared.registry import Pool
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class Feeder:
                 entry.admission = replace(entry.admission, price=_HURRY_PRICE)
             state.fly(Flight(asked, read.position, attempt, pool.keys))
             await state.tools.places.place(entry)
+            child(ADMITTED, valid.lane, valid.model or "").inc()
         except RequestError as error:
             state.land(asked.rid)
             if error.code in _LATE:

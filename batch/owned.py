@@ -38,7 +38,6 @@ class Owned:
         self._token = token
         self.batch = batch
         self.status = batch.status
-        self.lost = False
         self._ahead_ms = batch.number("lease_ms") - time.monotonic() * 1000
 
     @property
@@ -102,7 +101,6 @@ class Owned:
 
     def _check(self, kept: Kept) -> None:
         if kept.outcome in {"FENCED", "GONE"}:
-            self.lost = True
             raise LostError(f"the server says {kept.outcome}", gone=kept.outcome == "GONE")
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
