@@ -120,15 +120,16 @@ class Driver:
             await self._end("cancelled", None, b"")
             return
         closing, bitmap = batch.text("closing") or "completed", bytes(await owned.committed())
-        if owned.status in {"in_progress", "cancelling"} and closing != "expired":
+        if owned.status in {"in_progress", "cancelling"} and not batch.text("closing"):
             if source is None:
                 await self._fail([Fault("invalid_request", input_gone(batch), "file_id")])
                 return
             closing, bitmap = await self._run(source, batch)
-        await owned.refreshed()
         if closing == "completed":
             await owned.keep(move=("in_progress", "finalizing"))
-            await self._checkpoint()
+        await owned.keep({"closing": closing})  # from here on nothing more counts, so the files are always the same
+        await owned.refreshed()
+        await self._checkpoint()
         await self._end(closing, source, bitmap)
 
     async def _input(self) -> FileFacts | None:
