@@ -12,22 +12,18 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import partial
 
-from msgspec import structs
-
-from api.auth import salted, sharing_tenant
 from api.catalog import Catalog
-from api.exchange import current_exchange
+from api.entries import Entries
 from api.idempotency import PLAIN, Place, Terms
 from api.images import Images
 from api.memory import Memory
-from api.placing import Entry, Places, turned_away
+from api.placing import Places, turned_away
 from api.prompts import NOTHING
 from api.relay import Relay
 from api.requests import Requests
 from api.retries import Retries
-from api.schemas import ValidRequest, check_length
+from api.schemas import ValidRequest
 from api.serverclock import ServerClock
 from api.settings import ApiSettings
 from api.shape import Shape
@@ -45,10 +41,7 @@ from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.lanes import Lane, at_most
 from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
-from shared.outcomes import Admission
 from shared.registry import Pool
-from shared.telemetry import Subject, subject
-from shared.wire import Request, encode
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +67,12 @@ class Door:
         self._channels = channels
         self._catalog = catalog
         self._watch = watch
-        self._tokens = tokens
         self._images = images
         self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self.waiting = waiting
         self.retries = Retries(client, settings.disconnect_grace_s)
         self._clock = ServerClock(client, SystemClock())
+        self._entries = Entries(settings, catalog, tokens, self._clock, self.retries.first_ttl_s)
         self._places = Places(client, requests, images, self._clock, result_ttl_ms=settings.result_ttl_s * 1000)
         self._leaving: set[asyncio.Task[None]] = set()
         self.draining = False
@@ -102,17 +95,12 @@ class Door:
         if closed is not None and not terms.joins:
             turned_away(closed.code, valid.lane, pool)
             raise closed
-        prompt_tokens = await self._length(valid, model, pool)
         rid = new_request_id(pool.keys.shard)
-        named = _named([*headers, ("x-request-id", rid)], rid, valid.lane, accepted_at_s)
-        body = salted(valid.body, tenant, valid.salt)
-        request = Request("POST", valid.path, named, body, valid.lane, valid.width, stays=terms.stays)
-        admission = await self._admission(rid, valid, tenant, encode(request), terms, prompt_tokens, pool)
+        entry = await self._entries.entry(rid, valid, tenant, headers, terms, pool, accepted_at_s)
+        entry.closed = closed
+        admission = entry.admission
         if terms.key and await self._requests.known_elsewhere(pool.keys, admission.idempotency):
             raise errors.idempotency_key_mismatch()
-
-        filled = None if valid.pictures is None else partial(_filled, request, tenant, valid.salt)
-        entry = Entry(pool, admission, terms, closed, valid.pictures, filled)
         # counted: its texts need not stay as long as the request
         valid = replace(valid, prompt=NOTHING, pictures=None)
 
@@ -145,13 +133,6 @@ class Door:
         STREAMS_OPEN.inc()
         (child(ADMITTED, valid.lane, model) if ticket.rid == rid else child(JOINED, ticket.status)).inc()
         return ticket
-
-    async def _length(self, valid: ValidRequest, model: str, pool: Pool) -> int:
-        """How many tokens the prompt has. Raises RequestError (400) where the model cannot read so many."""
-        prompt_tokens = await self._tokens.count(valid.prompt, pool.workers)
-        most, context = self._settings.max_prompt_tokens, self._catalog.context_of(model)
-        check_length(valid, prompt_tokens, most, context, exact=self._tokens.exact(pool.workers))
-        return prompt_tokens
 
     async def _join(self, ticket: Ticket, valid: ValidRequest, found: Place) -> None:
         """Lets the ticket's client follow the request that was found, if that is another one than before."""
@@ -240,57 +221,3 @@ class Door:
         """The error for a request that waited for a worker of a model that had none, if there still is none."""
         model, pool = await self._catalog.pool_of(ticket.model)
         return None if pool.workers else self._no_capacity(model, pool)
-
-    async def _admission(
-        self, rid: str, valid: ValidRequest, caller: str, body: bytes, terms: Terms, prompt_tokens: int, pool: Pool
-    ) -> Admission:
-        settings, lane = self._settings, valid.lane
-        wait_s, whole_s = settings.queue_timeouts_s[lane], settings.request_timeouts_s[lane]
-        if not pool.workers and settings.cold_start_hold_s:
-            wait_s = min(wait_s, settings.cold_start_hold_s)
-        limits = terms.patience.limits(await self._clock.now_ms(), wait_s, whole_s)
-        rejects = settings.queue_modes[lane] == "reject" and bool(pool.workers)
-        tenant = sharing_tenant(caller, valid.user)
-        fingerprint = valid.fingerprint(tenant)
-        keep_s = max(terms.keep_s, settings.idempotency_ttl_s if terms.key else 0)
-        admission = Admission(
-            rid=rid,
-            fingerprint=fingerprint,
-            lane=lane,
-            body=body,
-            tenant=tenant,
-            tenant_cap=settings.tenant_max,
-            prompt_tokens=prompt_tokens,
-            output_limit=valid.output_limit,
-            sequences=valid.width,
-            bounds=settings.bounds,
-            slots=pool.slots if rejects else None,
-            workers=tuple(worker.wid for worker in pool.workers) if rejects else (),
-            deadline_ms=limits.start_by_ms,
-            finish_by_ms=limits.finish_by_ms,
-            idempotency=terms.scope(tenant, valid.endpoint, fingerprint),
-            # the key outlives the answer: a key whose answer is gone says so, instead of starting again
-            idempotency_ttl_ms=int(keep_s + whole_s if terms.key else self.retries.first_ttl_s(terms, whole_s)) * 1000,
-            binding=terms.joins,
-            keep_ms=keep_s * 1000,
-            stays=terms.stays,
-            endpoint=valid.endpoint,
-            model=valid.model or "",
-        )
-        exchange = current_exchange.get()
-        return admission if exchange is None else exchange.sent(admission)
-
-
-def _named(headers: list[tuple[str, str]], rid: str, lane: str, accepted_at_s: float) -> list[tuple[str, str]]:
-    """The headers that go to the engine. From here on the task's logs, and its trace, know the request."""
-    exchange = current_exchange.get()
-    if exchange is None:
-        subject.set(Subject(rid))
-        return headers
-    subject.set(Subject(rid, "", exchange.trace_id))
-    return exchange.sends(lane, headers, accepted_at_s)
-
-
-def _filled(request: Request, tenant: str, salt: str | None, body: bytes) -> bytes:
-    """What goes on the queue for `request` when its images stand in `body`."""
-    return encode(structs.replace(request, body=salted(body, tenant, salt)))

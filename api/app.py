@@ -24,12 +24,13 @@ from api.listing import Listing
 from api.queues import Queues
 from api.requests import Requests
 from api.responses.store import Store
-from api.routes import admin, completions, files, lanes, models, ops, responses
+from api.routes import admin, batches, completions, files, lanes, models, ops, responses
 from api.routes import requests as request_routes
 from api.settings import ApiSettings
 from api.tokens import Tokens
 from api.waiting import Waiting
 from api.watch import RelayWatch
+from shared.batches import Batches
 from shared.channels import Channels
 from shared.clock import SystemClock
 from shared.connection import RedisCaller, connect
@@ -85,6 +86,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.lane_admin = LaneAdmin(
             control, settings.prefix, result_ttl_ms=settings.result_ttl_s * 1000, bounds=settings.bounds
         )
+        app.state.batches = Batches(client, settings.prefix)
         app.state.watch = watch
         requests = Requests(client, catalog, result_ttl_ms=settings.result_ttl_s * 1000)
         app.state.requests = requests
@@ -112,12 +114,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
             await control.aclose()
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
-    app.state.settings = settings
+    app.state.settings, app.state.keys, app.state.storage = settings, settings.keys, storage
     app.state.on_failure = lambda: None
-    app.state.keys = settings.keys
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
-    for routes in (completions, responses, files, models, ops, request_routes, admin, lanes):
+    for routes in (completions, responses, files, batches, models, ops, request_routes, admin, lanes):
         app.include_router(routes.router)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way of doing it
     return app

@@ -27,14 +27,15 @@ _SCHEMAS = "#/components/schemas/"
 _OPEN = ("/livez", "/readyz", "/healthz", "/metrics")
 _ADMIN, _REQUESTS, _MODELS, _RESPONSES = "/v1/admin", "/v1/requests", "/v1/models", "/v1/responses"
 _OF_STREAMS = "X-Event-Stream"
-_FILES = "/v1/files"
 _SETTINGS = "/v1/admin/lanes/{lane}"
+_FILES, _BATCHES = "/v1/files", "/v1/batches"
 _LATER = ("Location", "Preference-Applied", "x-penstock-request", "x-penstock-lane")
 _ALWAYS = ("x-penstock-request", "x-penstock-lane", "x-request-id")
 _RESPONSE_EVENT = (
     'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_1",'
     '"output_index":0,"content_index":0,"delta":"Yes","logprobs":[],"sequence_number":4}\n\n'
 )
+_PROGRESS = 'event: progress\ndata: {"id":"batch_01kq","status":"in_progress","request_counts":{"total":9}}\n\n'
 _DESCRIPTION = (
     "Requests wait in a queue for a worker with an engine inside; engines answer. What an engine refuses keeps its "
     "status and words. Every response has an `x-request-id`; what an engine answers also `x-penstock-request`, "
@@ -95,6 +96,16 @@ _UPLOADED = (
     errors.uploads_busy(),
     errors.storage_full(),
 )
+_BATCHED = (
+    errors.invalid_request(
+        "Missing required parameter: 'endpoint'.", param="endpoint", code="missing_required_parameter"
+    ),
+    errors.batch_not_cancellable("completed"),
+    errors.result_expired("batch_01kq"),
+    errors.request_too_large(10_000_000),
+    errors.unsupported_media_type("text/plain"),
+    errors.idempotency_key_mismatch(),
+)
 _ASKED = (
     errors.invalid_request("limit: Input should be a number", param="limit"),
     errors.not_found("req_0_4f1c"),
@@ -154,6 +165,7 @@ def _complete(operation: Operation, path: str, told: dict[str, str], whole: dict
             answers["200"]["content"][_EVENTS] = _events(_stream_of(path))
     _complete_responses(operation, path, whole)
     _complete_files(operation, path, whole)
+    _complete_batches(operation, path)
     if path == f"{_REQUESTS}/{{rid}}/events":
         events = _events(_stream_of("/v1/chat/completions"))
         answers["200"] = {"description": "The events.", "content": {_EVENTS: events}}
@@ -219,6 +231,14 @@ def _complete_files(operation: Operation, path: str, whole: dict[str, Any]) -> N
         )
 
 
+def _complete_batches(operation: Operation, path: str) -> None:
+    """What the routes of `routes/batches.py` take and answer beyond their objects."""
+    if path == f"{_BATCHES}/{{batch}}/events":
+        operation["responses"]["200"] = _text("The progress.", _EVENTS, _PROGRESS)
+    if path == _BATCHES and "requestBody" in operation:
+        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Idempotency-Key"})
+
+
 def _content(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
     return {"schema": {"$ref": _SCHEMAS + name}, "example": schemas[name].get("examples", [None])[0]}
 
@@ -255,6 +275,8 @@ def _errors_of(path: str) -> Iterable[RequestError]:
     if path.startswith(_FILES):
         own = _UPLOADED if path == _FILES else (errors.range_not_satisfiable(1_042),)
         return (*own, *_ASKED, *_STORED, *_KEYS, *_AWAY)
+    if path.startswith(_BATCHES):
+        return (*_BATCHED, *_ASKED, *_STORED, *_KEYS, *_AWAY)
     if path.startswith(_REQUESTS):
         return (*_ASKED, errors.result_expired("req_0_4f1c"), *_KEYS, *_AWAY)
     return (*_KEYS, *_AWAY, *((errors.model_not_found("gpt-9"),) if path.startswith(_MODELS) else ()))

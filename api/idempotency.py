@@ -45,6 +45,8 @@ class Terms:
         keep_s: how long the answer stays at least, when that is longer than any answer does; 0: it need not.
         later: the client would rather come back for the answer than wait for it.
         plain: a stream shall have events alone, without ids and comments.
+        until_ms: Unix ms until which it may wait and run, whatever its lane allows; 0: what its lane allows.
+        remembered: without a key, whether a client that tries again may find it.
         patience: how long the client waits. A request that joins another one has that one's deadline.
     """
 
@@ -56,6 +58,8 @@ class Terms:
     keep_s: int = 0
     later: bool = False
     plain: bool = False
+    until_ms: int = 0
+    remembered: bool = True
 
     @property
     def joins(self) -> bool:

@@ -114,26 +114,30 @@ async def _answer(state: AppState, facts: Facts) -> dict[str, Any] | None:
         if facts.endpoint == _RESPONSES:
             stored = await state.responses.find(facts)
             return None if stored is None else _told(_OK, _JSON, await state.responses.current(stored))
-        return await _read(state.door.reader(facts.keys, facts.rid), facts)
+        return await read_answer(state.door.reader(facts.keys, facts.rid), facts.model, facts.endpoint)
     except RequestError as error:
         if error.code == errors.broker_unavailable().code:
             raise
         return _told(error.status, _JSON, msgspec.Raw(dialects.envelope(error, facts.endpoint)))
 
 
-async def _read(relay: Relay, facts: Facts) -> dict[str, Any]:
-    """The answer in the log. Raises RequestError where its client would have got an error."""
+async def read_answer(relay: Relay, model: str, endpoint: str, shape: Shape | None = None) -> dict[str, Any]:
+    """The answer in the log: its status, its type and its body, in the form that the route answers in.
+
+    `shape`: what makes a whole answer of it, where the route's own form does not. Raises RequestError where its client
+    would have got an error.
+    """
     relay.on_gap()
     body = await relay.rest() or b""
     head, end = relay.head, relay.end
     if end is None or end.state != State.SUCCEEDED or head is None:
         raise errors.history_lost() if end is None else problems.of_end(end)
     if head.status >= _FIRST_ERROR:
-        raise problems.of_refusal(head.status, body, facts.model, facts.endpoint)
+        raise problems.of_refusal(head.status, body, model, endpoint)
     kind = next((value for name, value in head.headers if name == "content-type"), _JSON)
     if is_event_stream(head):
-        kind, body = _JSON, _whole(relay, body, facts.endpoint)
-    elif facts.endpoint == "/generate":
+        kind, body = _JSON, _whole(relay, body, endpoint) if shape is None else shape.whole(body)
+    elif endpoint == "/generate":
         body = assembly.to_plain(body)
     if kind.partition(";")[0] == _JSON:
         return _told(head.status, _JSON, msgspec.Raw(body))

@@ -39,6 +39,8 @@ class Retries:
 
     def first_ttl_s(self, terms: Terms, whole_s: float) -> float:
         """How long a request that comes on these terms, and may take `whole_s`, is remembered at first."""
+        if not terms.remembered:
+            return 0
         return RETRY_TTL_S + whole_s if terms.stays else self._ttl_s
 
     def add(self, ticket: Ticket, terms: Terms, key: str) -> None:

@@ -15,13 +15,14 @@ Penstock serves large language models through a queue.
   penstock up [flags] [-- engine flags]       Redis, replicas and workers on this machine, with one command
   penstock api [flags]                        one replica: HTTP in, queue out
   penstock worker [flags] [-- engine flags]   one worker: one engine, one model
+  penstock batch-worker [flags]               one batch process: runs the rows of batches
   penstock dlq ls|show|redrive|drop           requests that were given up, and what to do with them
   penstock lanes [pause|resume|drain|purge|set|unset]   what waits in the lanes; stops and changes them
   penstock version                            versions of Penstock, Python and vLLM
 
 Each command has --help. Settings also come from the environment (PENSTOCK_<NAME>) and from .env.
 """
-_PROCESSES = ("api", "worker")
+_PROCESSES = {"api": "api", "worker": "worker", "batch-worker": "batch"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else ""
     if name in _PROCESSES:
-        line = command(name, arguments[1:])
+        line = command(_PROCESSES[name], arguments[1:])
         os.execve(line[0], line, environment({}))  # noqa: S606 - our own process, without a shell
     if name == "up":
         from cli import up  # noqa: PLC0415 - `penstock api` need not load what only `up` uses

@@ -24,6 +24,12 @@ def replica(settings: UpSettings, index: int, redis_url: str, folder: DataFolder
     return Program(command("api", flags), _environment(settings, redis_url, folder), folder.log(f"api-{index}"))
 
 
+def batch(settings: UpSettings, index: int, redis_url: str, folder: DataFolder, ops_port: int) -> Program:
+    """Batch process number `index`."""
+    flags = ["--ops-port", str(ops_port)]
+    return Program(command("batch", flags), _environment(settings, redis_url, folder), folder.log(f"batch-{index}"))
+
+
 def worker(
     settings: UpSettings, index: int, redis_url: str, folder: DataFolder, gpus: list[str], engine_flags: list[str]
 ) -> Program:

@@ -1,9 +1,11 @@
-"""Asks a replica how it is."""
+"""Asks a replica, or a batch process, how it is."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 from dataclasses import dataclass
 
 _TIMEOUT_S = 3.0
@@ -28,6 +30,15 @@ def base_url(host: str, port: int) -> str:
     """How a client on this machine reaches a replica that listens on `host`."""
     address = _WILDCARDS.get(host, host)
     return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody uses now; nobody else is told about them."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def ask_replica(host: str, port: int) -> Readiness:

@@ -26,6 +26,7 @@ class UpSettings(Settings):
     engine: Literal["vllm", "sim"] = Field("vllm", description="what runs the model; sim only pretends to")
     api: int = Field(1, ge=1, le=64, description="replicas; each has a port of its own, counted up from --port")
     workers: int = Field(1, ge=1, le=64, description="workers; each gets its own GPU where there are several")
+    batch: int = Field(1, ge=0, le=16, description="batch processes, which run /v1/batches; 0: none")
     host: str = Field("127.0.0.1", description="address that the replicas listen on")
     port: int = Field(8000, ge=1, le=65535, description="port of the first replica")
     data: Path = Field(Path(".penstock"), description="folder for the server's data, all logs and uploaded files")

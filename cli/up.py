@@ -20,7 +20,7 @@ from cli.folder import DataFolder
 from cli.gpus import visible
 from cli.invitation import invitation
 from cli.keeper import GaveUpError, Keeper
-from cli.probes import Readiness, ask_replica
+from cli.probes import Readiness, ask_replica, free_ports
 from cli.settings import UpSettings
 from shared.connection import connect
 from shared.errors import BrokerUnavailableError, ConfigurationError
@@ -32,6 +32,7 @@ _TICK_S = 1.0
 _WORKER_MARGIN_S = 20.0
 """What a worker gets beyond its own `drain_s`: it hands back what is left, and frees its engine."""
 _REPLICA_GRACE_S = 40.0
+_BATCH_GRACE_S = 15.0
 _SERVER_GRACE_S = 15.0
 
 
@@ -78,6 +79,11 @@ class Up:
             Keeper(f"api-{index}", plan.replica(settings, index, url, folder), self._board)
             for index in range(settings.api)
         ]
+        self._batch_ports = free_ports(settings.batch)
+        self._batches = [
+            Keeper(f"batch-{index}", plan.batch(settings, index, url, folder, port), self._board)
+            for index, port in enumerate(self._batch_ports)
+        ]
         self._workers = [
             Keeper(
                 f"worker-{index}",
@@ -94,7 +100,7 @@ class Up:
 
     @property
     def _keepers(self) -> list[Keeper]:
-        return [*([self._server] if self._server else []), *self._replicas, *self._workers]
+        return [*([self._server] if self._server else []), *self._replicas, *self._workers, *self._batches]
 
     async def run(self) -> int:
         """Until stopped. Returns the exit status."""
@@ -104,7 +110,7 @@ class Up:
         try:
             async with self._server_up(over):
                 if not over.done():
-                    for keeper in (*self._replicas, *self._workers):
+                    for keeper in (*self._replicas, *self._workers, *self._batches):
                         self._keep(keeper)
                 await asyncio.wait({over, watch}, return_when=asyncio.FIRST_COMPLETED)
                 if watch.done():
@@ -133,7 +139,7 @@ class Up:
                 answering.cancel()
             yield
         finally:
-            for keeper in (*self._replicas, *self._workers):
+            for keeper in (*self._replicas, *self._workers, *self._batches):
                 keeper.kill()  # they have ended by now, unless something unforeseen brought us here
             if self._server is not None:
                 await self._server.stop(_SERVER_GRACE_S)
@@ -162,8 +168,12 @@ class Up:
         self._over.set()
 
     async def _stop(self) -> None:
-        """Workers first, while replicas still relay what they finish; then the replicas. The server comes last."""
+        """Batch processes first: nothing more comes of them. Then workers, while replicas relay what those finish.
+
+        Then the replicas; the server comes last.
+        """
         self._board.say(["", " Stopping: running requests are finished first. Ctrl-C again stops at once.", ""])
+        await asyncio.gather(*(batch.stop(_BATCH_GRACE_S) for batch in self._batches))
         grace_s = self._settings.drain_s + _WORKER_MARGIN_S
         await asyncio.gather(*(worker.stop(grace_s) for worker in self._workers))
         await asyncio.gather(*(replica.stop(_REPLICA_GRACE_S) for replica in self._replicas))
@@ -205,9 +215,16 @@ class Up:
         for keeper, answer in zip(running, reports, strict=True):
             keeper.look(ready=answer.ready, detail=answer.detail)
         await self._look_at_workers()
+        await self._look_at_batches()
         everywhere = len(reports) == len(self._replicas) and all(answer.ready for answer in reports)
         if everywhere and reports[0].models and not self._over.is_set():
             self._board.say(invitation(self._settings, reports[0].models[0], self._folder.logs))
+
+    async def _look_at_batches(self) -> None:
+        for keeper, port in zip(self._batches, self._batch_ports, strict=True):
+            if keeper.pid:
+                answer = await asyncio.to_thread(ask_replica, "127.0.0.1", port)
+                keeper.look(ready=answer.ready, detail="runs batches" if answer.ready else answer.detail)
 
     async def _look_at_workers(self) -> None:
         processes = {keeper.pid: keeper.started_at_ms for keeper in self._workers if keeper.pid}

@@ -138,6 +138,17 @@ def not_found(what: str) -> RequestError:
     return RequestError(404, "not_found", f"{what} was not found.")
 
 
+def batch_not_found(batch: str) -> RequestError:
+    """404, as OpenAI has it: no such batch, or somebody else's."""
+    return RequestError(404, "not_found", f"No batch found with id '{batch[:64]}'.", param="batch_id")
+
+
+def batch_not_cancellable(status: str) -> RequestError:
+    """409, as OpenAI has it: the batch has ended otherwise."""
+    message = f"Cannot cancel a batch with status '{status}'."
+    return RequestError(409, "batch_ended", message, should_retry=False)
+
+
 def endpoint_not_supported(model: str, path: str) -> RequestError:
     """404: the engine of this model does not know the route: a chat model has no embeddings, or the other way."""
     message = f"The model `{model}` does not answer {path}. Ask another model, or another endpoint."

@@ -7,6 +7,7 @@ that starts again under an old id would own what its predecessor owned.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 
@@ -32,6 +33,28 @@ def new_request_id(shard: int = 0) -> str:
     """A new request id, sortable by creation time. `shard` is 0..31."""
     ulid = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
     return _PREFIX + _BASE32[shard] + _base32(ulid, _ULID_DIGITS)
+
+
+def row_request_id(batch: str, created_ms: int, row: int, attempt: int, shard: int = 0) -> str:
+    """The id of the request for a row of a batch: always the same one, so that a row is admitted once.
+
+    `created_ms`: of the batch, Unix ms. `attempt` counts from 0: a row whose request was lost is asked anew.
+    """
+    digest = hashlib.sha256(f"{batch}:{row}:{attempt}".encode()).digest()
+    ulid = (created_ms << 80) | int.from_bytes(digest[:10])
+    return _PREFIX + _BASE32[shard] + _base32(ulid, _ULID_DIGITS)
+
+
+def new_batch_id() -> str:
+    """A new batch id, sortable by creation time."""
+    return "batch_" + _base32((time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10)), _ULID_DIGITS)
+
+
+def batch_file_id(batch: str, created_ms: int, what: str) -> str:
+    """The id of a file that a batch makes, `output` or `error`: always the same one."""
+    digest = hashlib.sha256(f"{batch}:{what}".encode()).digest()
+    number = (created_ms << 70) | (int.from_bytes(digest[:9]) & (1 << 70) - 1)
+    return _FILE_PREFIX + _base32(number, _FILE_DIGITS)
 
 
 def shard_of(rid: str) -> int:

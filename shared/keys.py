@@ -36,6 +36,41 @@ class GlobalKeys:
         """String with a TTL: a tokenizer, packed (`shared/tokenizer.py`). Its name is the hash of its text."""
         return f"{self.prefix}:tok:{name}"
 
+    def batch(self, batch: str) -> str:
+        """Hash: a batch's facts and its owner (`shared/batches.py`). All keys of batches are in one slot."""
+        return f"{self.prefix}:{{batches}}:b:{batch}"
+
+    def batch_rows(self, batch: str) -> str:
+        """Bitmap: rows of a batch that are committed."""
+        return f"{self.prefix}:{{batches}}:rows:{batch}"
+
+    def batch_parts(self, batch: str) -> str:
+        """List: committed parts of a batch's output, in order, as `<name> <JSON>`."""
+        return f"{self.prefix}:{{batches}}:parts:{batch}"
+
+    def batches_of(self, tenant: str) -> str:
+        """Sorted set: a tenant's batches by id, which is by creation."""
+        return f"{self.prefix}:{{batches}}:of:{tenant}"
+
+    def batch_idempotency(self, scope_hash: str) -> str:
+        """String: `id|fingerprint` of an idempotency key with which a batch was made."""
+        return f"{self.prefix}:{{batches}}:idem:{scope_hash}"
+
+    @property
+    def batches_active(self) -> str:
+        """Sorted set: batches that have not ended, by creation (Unix ms)."""
+        return f"{self.prefix}:{{batches}}:active"
+
+    @property
+    def batches_ended(self) -> str:
+        """Stream: outbox of batches that have ended."""
+        return f"{self.prefix}:{{batches}}:ended"
+
+    @property
+    def batch_jobs(self) -> str:
+        """Sorted set: arq's queue of the batch processes. Its jobs are `arq:job:<prefix>:…`."""
+        return f"{self.prefix}:{{batches}}:jobs"
+
     def file(self, file_id: str) -> str:
         """Hash: the facts of a stored file (`shared/file_index.py`)."""
         return f"{self.prefix}:{{files}}:f:{file_id}"

@@ -130,6 +130,26 @@ ORPHANED = Counter("penstock_orphans_stopped_total", "Requests stopped because n
 ENGINE_UP = Gauge("penstock_engine_up", "1 while the engine serves.")
 MODEL_LOAD = Gauge("penstock_model_load_seconds", "How long the engine took to start.")
 
+BATCHES_ACTIVE = Gauge(
+    "penstock_batches_active", "Batches that have not ended; every process says the same.", ["status"]
+)
+BATCH_ROWS_OPEN = Gauge(
+    "penstock_batch_rows", "Rows of these batches: completed, failed, left; every process says the same.", ["state"]
+)
+BATCH_OLDEST_AGE = Gauge(
+    "penstock_batch_oldest_age_seconds", "Since the oldest batch that has not ended was made; 0 without one."
+)
+BATCH_LEFT_SECONDS = Gauge(
+    "penstock_batch_left_seconds", "Until the slowest batch will be done, as fast as it is now; 0 when not known."
+)
+BATCH_ROWS = Counter("penstock_batch_rows_committed_total", "Rows committed by this process.", ["outcome"])
+BATCH_COMMITS = Counter("penstock_batch_commits_total", "Parts of outputs that this process has written.", ["outcome"])
+BATCH_TAKEOVERS = Counter(
+    "penstock_batch_takeovers_total", "Batches that this process has taken from another driver, or again."
+)
+BATCH_DRIVERS = Gauge("penstock_batch_drivers", "Batches that this process drives now.")
+BATCH_IN_FLIGHT = Gauge("penstock_batch_rows_in_flight", "Rows of its batches that wait or run now.")
+
 _LANE, _MODEL = ("lane", "model"), ("model",)
 QUEUE_DEPTH = Reading("penstock_queue_depth", "Requests that wait.", _LANE)
 QUEUE_AGE = Reading(

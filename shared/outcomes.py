@@ -50,6 +50,7 @@ class Admission:
         stays: whether the request goes on when nobody follows it.
         endpoint: the route that the client called; empty for none that should be known.
         model: the served name that it asked for, or was given; likewise.
+        price: what its tenant owes for it in its share of the lane, of its cost.
         trace: the `traceparent` of its place in a trace; empty without one.
     """
 
@@ -75,6 +76,7 @@ class Admission:
     stays: bool = False
     endpoint: str = ""
     model: str = ""
+    price: float = 1.0
     trace: str = ""
 
 

@@ -6,7 +6,7 @@ them again (`luascripts.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from shared import limits
@@ -64,7 +64,7 @@ class Scripts:
         args += [a.prompt_tokens, a.output_limit, a.sequences, a.deadline_ms, a.finish_by_ms, a.idempotency_ttl_ms]
         args += [int(a.binding), a.replaces, a.keep_ms, int(a.stays)]
         args += [a.bounds.requests, a.bounds.body_bytes, a.bounds.tokens, a.bounds.share]
-        args += ["" if a.slots is None else a.slots, limits.EXPECTED_OUTPUT, a.endpoint, a.model]
+        args += ["" if a.slots is None else a.slots, limits.EXPECTED_OUTPUT, a.endpoint, a.model, a.price]
         args += [a.trace] if a.trace else []
         reply = await self._run("admit", keys, args)
         outcome = reply[0].decode()
@@ -265,6 +265,11 @@ class Scripts:
         """Takes the result of a request away, now or right after its end. Returns OK or GONE."""
         keys = [self._keys.record(rid), self._keys.log(rid)]
         return _word(await self._run("discard", keys, [limits.DISCARDED_LOG_MS]))
+
+    async def forget(self, rids: Sequence[str]) -> int:
+        """Takes those of these requests away that have ended, with record and log. Returns how many."""
+        keys = [key for rid in rids for key in (self._keys.record(rid), self._keys.log(rid))]
+        return int(await self._run("forget", keys, []))
 
     async def survey(self, wids: list[str]) -> Survey:
         """What the metrics say of the pool and of these workers. Reads only."""

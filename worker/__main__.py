@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from shared.errors import ConfigurationError, EngineFailedError
+from shared.ops import listen
 from shared.process import tune_collector
 from shared.settings import read_settings
 from shared.telemetry import setup_logging
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         setup_logging(settings.log_level, settings.log_format, service=_SERVICE, secrets=settings.secrets)
         tracing = open_tracing(settings, _SERVICE)
         engine = load_engine(settings, engine_flags)
-        listener = _listen(settings.ops_host, settings.ops_port)
+        listener = listen(settings.ops_host, settings.ops_port)
         return uvloop.run(_run(settings, engine, listener, tracing))
     except ConfigurationError as error:
         sys.stderr.write(f"penstock worker: {error}\n")
@@ -67,18 +68,6 @@ def load_engine(settings: WorkerSettings, flags: list[str]) -> Engine:
         raise ConfigurationError(msg) from error
     engine: Engine = module.create(settings, flags)
     return engine
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        msg = f"cannot listen on {host}:{port}: {error.strerror}. Choose another --ops-port."
-        raise ConfigurationError(msg) from error
-    return listener
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.metrics import ENGINE_UP, MODEL_LOAD, SLOTS
+from shared.ops import OpsServer
 from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.scripts import Scripts
@@ -30,7 +31,6 @@ from worker.identity import Identity
 from worker.intake import Intake
 from worker.lease import Beat
 from worker.nudge import Nudge
-from worker.ops import OpsServer
 from worker.orphans import Orphans
 from worker.presence import Presence
 from worker.publisher import Publisher

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scripts.bench import (
+    batch,
     endurance,
     files,
     guard,
@@ -121,6 +122,7 @@ def measure(options: Options, budget: Budget, work: Path) -> dict[str, Any]:
         "idle": {},
         "serving": None,
         "lanes": None,
+        "batch": None,
         "open_streams": None,
         "endurance": None,
     }
@@ -152,6 +154,7 @@ def _once(options: Options, budget: Budget, work: Path, names: list[str], data: 
         "idle": lambda: data.update(idle=idle.measure(options, work)),
         "streams": lambda: data.update(open_streams=open_streams.measure(options, work)),
         "ramp": ramps,
+        "batch": lambda: data.update(batch=batch.measure(options, work)),
         "lanes": lambda: data.update(lanes=lanes_report.measure(options, work)),
         "endurance": lambda: data.update(endurance=endurance.measure(options, budget, work)),
     }

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from scripts.bench import procs
 
-PARTS = ("transport", "ramp", "idle", "vllm", "lanes", "streams", "endurance")
+PARTS = ("transport", "ramp", "idle", "vllm", "lanes", "batch", "streams", "endurance")
 FULL_PARTS = tuple(name for name in PARTS if name != "endurance")
-QUICK_PARTS = ("transport", "idle", "vllm", "lanes")
+QUICK_PARTS = ("transport", "idle", "vllm", "lanes", "batch")
 GATEWAY_PARTS = frozenset({"transport", "ramp"})
 """Those that compare gateways."""
 _LOOK_S = 1.0

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from scripts.bench import lanes_report, long_report
+from scripts.bench import batch, lanes_report, long_report
 from scripts.bench.figures import EngineCost, Summary, engine_cost, per_mtok, summarise
 from scripts.bench.gateways import GATEWAYS
 from scripts.bench.measured import Measured
@@ -36,7 +36,7 @@ def sections(data: dict[str, Any], guarded: str = "") -> str:
             cost = engine_cost(data["engine"][name]) if data["engine"].get(name) else None
             parts.append(_scenario(name, summaries, cost))
     parts += [_ratios(data), guarded, _ramps(data), long_report.open_streams(data.get("open_streams")), _serving(data)]
-    parts += [lanes_report.section(data.get("lanes")), _idle(data), _gaps(data)]
+    parts += [lanes_report.section(data.get("lanes")), batch.section(data.get("batch")), _idle(data), _gaps(data)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -52,7 +52,7 @@ def _origin(data: dict[str, Any]) -> str:
 
 
 def _targets(data: dict[str, Any]) -> str:
-    every = [*targets(data), *lanes_report.targets(data.get("lanes"))]
+    every = [*targets(data), *lanes_report.targets(data.get("lanes")), *batch.targets(data.get("batch"))]
     if set(data["options"].get("parts", FULL_PARTS)) < set(FULL_PARTS):  # what nobody asked for is no gap
         every = [each for each in every if each.met is not None]
     words = {True: "met", False: "**missed**", None: "not measured"}

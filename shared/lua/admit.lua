@@ -15,7 +15,8 @@
 --       21 slots: sequences that the pool can run, in mode `reject`; '' in mode `queue`
 --       22 output (tokens) that is expected of a tenant and a pool of which nothing is known
 --       23 route that the client called, 24 model that it asked for ('' = leave that out)
---       25 trace in which it was admitted (traceparent); left out where there is none
+--       25 what its tenant owes for it in the lane, as a part of its cost (1; less for a batch that is behind its time)
+--       26 trace in which it was admitted (traceparent); left out where there is none
 -- The lane's settings in `lanes` go before ARGV 17 to 19, but a bound of 0 requests lets nothing in whatever they say.
 -- Returns  {'OK', rid, depth}         queued, or was queued by this very call before
 --          {'DUP', rid}               the idempotency key belongs to rid, another request
@@ -95,7 +96,7 @@ if start_by > 0 and rate and now + 1000 * held[2] / rate > start_by then
   if now + wait_ms > start_by then return {'LATE', wait_ms, now + wait_ms - start_by} end
 end
 
-local entry = enqueue(q, ARGV[1], tenant, cost, bytes, false, ledger)
+local entry = enqueue(q, ARGV[1], tenant, cost, bytes, false, ledger, tonumber(ARGV[25]))
 redis.call('HSET', KEYS[9], 'arrivals', arrived(plan[3], now, cost))
 redis.call('SET', KEYS[3], ARGV[4])
 local facts = {'fingerprint', ARGV[2], 'lane', lane, 'queue', lane, 'entry', entry, 'tenant', tenant,
@@ -106,7 +107,7 @@ if tonumber(ARGV[15]) > 0 then also('keep_ms', ARGV[15]) end
 if ARGV[16] == '1' then also('stays', '1') end
 if ARGV[23] ~= '' then also('endpoint', ARGV[23]) end
 if ARGV[24] ~= '' then also('model', ARGV[24]) end
-if ARGV[25] then also('trace', ARGV[25]) end
+if ARGV[26] then also('trace', ARGV[26]) end
 if idem_ttl_ms > 0 and ARGV[13] == '1' then
   also('idem', KEYS[1])
   also('idem_ttl_ms', ARGV[12])

@@ -2,7 +2,8 @@
 -- ledger; a lane has a fair index besides (ADR 0012). q names the keys: queue, ledger, and for a lane fair.
 --
 -- waiting(q, tenant): what the ledger says: v, n, c, b, then n, c, f of the tenant, then t, then a of the tenant.
--- enqueue(q, rid, tenant, cost, bytes, again, v): returns the entry's id. v: what `waiting` has just said, if it was asked.
+-- enqueue(q, rid, tenant, cost, bytes, again, v, price): returns the entry's id. v: what `waiting` has just said, if it was
+-- asked. price: what the tenant owes for it in its share of the lane, of its cost; 1 if not given.
 -- In a lane the tenants share by start-time fair queueing over cost: a request's start tag is where its tenant's last request
 -- ends, at least the lane's virtual time if nothing of its tenant waits, and the smallest tag is served first. again: it had
 -- started before, so it owes nothing and comes before what has not: its tag is below 0, in the order of the entries. The
@@ -33,7 +34,7 @@ local function tag_again(entry)
   return ms + math.min(seq, 1023) / 1024 - 2 ^ 43
 end
 
-local function enqueue(q, rid, tenant, cost, bytes, again, v)
+local function enqueue(q, rid, tenant, cost, bytes, again, v, price)
   local entry = redis.call('XADD', q.queue, 'NOMKSTREAM', '*', 'rid', rid, 'cost', cost)
   if not entry then
     redis.call('XGROUP', 'CREATE', q.queue, 'g', '0', 'MKSTREAM')
@@ -56,7 +57,7 @@ local function enqueue(q, rid, tenant, cost, bytes, again, v)
         -- no further behind the head than its own cost, or the head's tenant would get more than its share meanwhile
         start = math.max(finish, head and math.min(start, head + cost) or start)
       end
-      finish = start + cost
+      finish = start + cost * (price or 1)
     end
     also('f:' .. tenant, finish)
     if not v[5] then also('a:' .. tenant, string.format('%.14g 0 %s', start, cost)) end

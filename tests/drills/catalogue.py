@@ -51,7 +51,7 @@ DRILLS = {
     37: "rolling restart of everything under load",
     38: "Redis is full",
     39: "a worker's clock is an hour off",
-    40: "the batch process, arq, and webhooks",
+    40: "a batch, while workers, batch processes, replicas and Redis are killed in turn",
     41: "kill -9 of a worker under grammars, tools, stop strings, log probabilities, samples and seeds",
     42: "a character cut at the kill point",
     43: "a Redis Cluster is resharded and loses a primary",
@@ -61,7 +61,6 @@ DRILLS = {
 
 ELSEWHERE = {
     15: "tests/chaos/test_readers.py, in every `make test`; PENSTOCK_SLOW_READERS and PENSTOCK_SLOW_SECONDS enlarge it",
-    40: "the batch process comes with issue 7",
     43: "needs the cluster client; the scripts run on a cluster of one: tests/integration/test_declared_keys.py",
     44: "`make soak`, for as long as you like; not part of a run that somebody waits for",
     45: "tests/integration/test_declared_keys.py, in every `make test`",

@@ -152,7 +152,7 @@ def test_without_redis_there_is_no_file(stack: Stack) -> None:
 
 
 def test_a_replica_without_storage_says_so(stack: Stack) -> None:
-    api = stack.api(ready=False)
+    api = stack.api(ready=False, env={"PENSTOCK_STORAGE_URL": ""})
     answer = upload(api)
     assert code(answer) == (501, "no_storage")
     assert "--storage-url" in answer.text

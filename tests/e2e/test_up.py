@@ -15,8 +15,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
+from tests.support.batching import CHAT, chat_row, jsonl
 from tests.support.client import stream_chat
 from tests.support.stack import free_port, metric
 
@@ -183,6 +185,29 @@ async def test_both_replicas_answer_and_the_request_to_copy_works(
     assert ".penstock/logs" in up.shown
 
 
+async def test_batches_run_without_another_command(start: Callable[..., Up]) -> None:
+    up = start()
+    await up.ready()
+    await until(lambda: "runs batches" in up.shown, up.story)
+    client = openai.AsyncOpenAI(base_url=f"{up.url()}/v1", api_key="none")
+    row = chat_row("a", tokens=4)
+    file = await client.files.create(file=("rows.jsonl", jsonl([row])), purpose="batch")
+    batch = await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="1h")  # type: ignore[arg-type]
+    deadline_s = time.monotonic() + DEADLINE_S
+    while (batch := await client.batches.retrieve(batch.id)).status != "completed":
+        assert time.monotonic() < deadline_s, (batch, up.story())
+        await asyncio.sleep(0.1)
+    assert batch.output_file_id is not None
+    assert '"custom_id":"a"' in (await client.files.content(batch.output_file_id)).text
+    await client.close()
+
+
+async def test_without_a_batch_process_none_is_started(start: Callable[..., Up]) -> None:
+    up = start("--batch", "0")
+    await up.ready()
+    assert not up.children("-m batch")
+
+
 async def test_a_worker_that_is_killed_is_replaced_and_its_request_goes_on_before_its_lease_ends(
     start: Callable[..., Up], http: httpx.AsyncClient
 ) -> None:
@@ -216,7 +241,7 @@ async def test_sigterm_lets_running_requests_end_and_leaves_no_process(
     up = start("--workers", "2", "--", "--itl-ms", "20", api=2)
     await up.ready(workers=2)
     processes = up.children()
-    assert len(processes) == 5
+    assert len(processes) == 6
     streams = [asyncio.create_task(stream_chat(http, up.url(index % 2), 100)) for index in range(4)]
     await first_tokens(up, 2)
     up.popen.terminate()
@@ -249,7 +274,7 @@ async def test_kill_9_leaves_no_process_and_the_folder_can_be_used_again(start: 
     up = start(api=2)
     await up.ready()
     processes = up.children()
-    assert len(processes) == 4
+    assert len(processes) == 5
     up.popen.kill()
     await until(lambda: not any(map(lives, processes)), up.story, within_s=5)
     again = start()

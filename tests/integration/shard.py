@@ -77,6 +77,12 @@ class Shard:
         assert isinstance(claimed, Claimed)
         return claimed
 
+    async def ended(self, rid: str = "r1", wid: str = "w1", attempt: str = "a1") -> None:
+        """Ends a request of which nothing was published."""
+        end = ending(attempt)
+        done = await self.scripts.done(wid, rid, attempt, state="succeeded", reason="completed", frame=end, expected=0)
+        assert done.outcome == "OK"
+
     async def die(self, wid: str = "w1") -> None:
         """The worker is condemned."""
         await self.client.delete(self.keys.lease(wid))

@@ -19,8 +19,8 @@ from tests.support.polling import eventually, serving
 
 OPS = 400
 LEAST_SEEDS = 4
-ELSEWHERE = {"file_put", "file_drop"}
-"""Scripts that move no requests: test_file_index.py watches what they touch."""
+ELSEWHERE = {"file_put", "file_drop", *(name for name in script_names() if name.startswith("batch_")), "forget"}
+"""Scripts that move no requests: test_file_index.py and test_batch_scripts.py watch what they touch."""
 
 
 async def test_no_script_touches_a_key_that_it_does_not_declare(server: servers.Server) -> None:

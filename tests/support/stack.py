@@ -112,6 +112,16 @@ class Worker(Process):
         return metric(f"http://127.0.0.1:{self.ops_port}/metrics", name, **labels)
 
 
+class Batch(Process):
+    """A batch process."""
+
+    ops_port: int
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of a metric that have these labels."""
+        return metric(f"http://127.0.0.1:{self.ops_port}/metrics", name, **labels)
+
+
 def metric(url: str, name: str, **labels: str) -> float:
     """The sum of the samples of a metric that have these labels."""
     with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - loopback
@@ -159,6 +169,8 @@ class Stack:
         self.processes: list[Process] = []
         self.apis: list[Api] = []
         self.workers: list[Worker] = []
+        self.batches: list[Batch] = []
+        self.storage = folder / "storage"
         self.redis = self.start_redis()
 
     def start_redis(self) -> Process:
@@ -194,7 +206,12 @@ class Stack:
         raise TimeoutError(process.log.read_text())
 
     def _start(self, kind: type[Process], name: str, command: list[str], env: dict[str, str] | None = None) -> Process:
-        always = {"PENSTOCK_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+        always = {
+            "PENSTOCK_REDIS_URL": self.redis_url,
+            "PENSTOCK_STORAGE_URL": str(self.storage),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",
+        }
         environment = {**_ENVIRON, **always, **(env or {})}
         process = kind(name, command, environment, self.folder)
         self.processes.append(process)
@@ -225,6 +242,18 @@ class Stack:
             poll_until_ready(worker, f"http://127.0.0.1:{ops_port}/readyz", ready_s)
         return worker
 
+    def batch(self, *flags: str, ready: bool = True, env: dict[str, str] | None = None) -> Batch:
+        """Starts a batch process. With `ready`, returns once it takes work."""
+        ops_port = free_port()
+        command = [sys.executable, "-m", "batch", "--ops-port", str(ops_port), *flags]
+        batch = self._start(Batch, f"batch-{len(self.batches)}", command, env)
+        assert isinstance(batch, Batch)
+        batch.ops_port = ops_port
+        self.batches.append(batch)
+        if ready:
+            poll_until_ready(batch, f"http://127.0.0.1:{ops_port}/readyz", READY_S)
+        return batch
+
     def again(self, ended: Process) -> Process:
         """Starts a replica or a worker that has ended once more, on the same ports. Does not wait for it."""
         process = type(ended)(ended.name, ended.command, ended.env, self.folder)
@@ -232,7 +261,7 @@ class Stack:
             if hasattr(ended, name):
                 setattr(process, name, getattr(ended, name))
         self.processes.append(process)
-        for group in (self.apis, self.workers):
+        for group in (self.apis, self.workers, self.batches):
             if ended in group:
                 group[group.index(ended)] = process  # type: ignore[index, call-overload]
         return process

@@ -25,15 +25,15 @@ def execs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], dict[st
     return seen
 
 
-@pytest.mark.parametrize("name", ["api", "worker"])
-def test_api_and_worker_replace_the_process_by_the_module_with_the_same_arguments(
-    execs: list[tuple[str, list[str], dict[str, str]]], name: str
+@pytest.mark.parametrize(("name", "module"), [("api", "api"), ("worker", "worker"), ("batch-worker", "batch")])
+def test_a_process_of_ours_replaces_the_command_with_the_same_arguments(
+    execs: list[tuple[str, list[str], dict[str, str]]], name: str, module: str
 ) -> None:
     with pytest.raises(ReplacedError):
         entry.main([name, "--port", "1", "--", "--help"])
     path, argv, _ = execs[0]
     assert path == sys.executable
-    assert argv[-6:] == ["-m", name, "--port", "1", "--", "--help"]
+    assert argv[-6:] == ["-m", module, "--port", "1", "--", "--help"]
 
 
 def test_a_folder_of_the_users_cannot_shadow_a_package_of_ours(
@@ -54,7 +54,7 @@ def test_an_unknown_command_is_one_sentence_and_status_2(capsys: pytest.CaptureF
 def test_help_names_every_command_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for name in ("up", "api", "worker", "version"):
+    for name in ("up", "api", "worker", "batch-worker", "version"):
         assert f"  penstock {name}" in shown
 
 

@@ -1,4 +1,7 @@
-"""GET /livez, /readyz and /metrics of a worker, on a port of its own; the engine's metrics are among them."""
+"""GET /livez, /readyz and /metrics of a process that serves nothing else, on a port of its own.
+
+An engine's metrics are among those of its worker.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from shared.errors import ConfigurationError
+
 
 def create_ops_app(readiness: Callable[[], str]) -> FastAPI:
     """`readiness` returns `ready`, or the word that says why not."""
-    app = FastAPI(title="Penstock worker", openapi_url=None)
+    app = FastAPI(title="Penstock", openapi_url=None)
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:
@@ -33,8 +38,21 @@ def create_ops_app(readiness: Callable[[], str]) -> FastAPI:
     return app
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises ConfigurationError when the port is taken."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        msg = f"cannot listen on {host}:{port}: {error.strerror}. Choose another --ops-port."
+        raise ConfigurationError(msg) from error
+    return listener
+
+
 class _Server(uvicorn.Server):
-    """A server that leaves the process's signals to the worker."""
+    """A server that leaves the process's signals to the process itself."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

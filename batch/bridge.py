@@ -1,0 +1,72 @@
+"""Looks for batches that nobody drives, and has arq decide who shall: a job for each, under an id of its own.
+
+The same look is what the metrics say of all batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+
+import redis
+from arq.connections import ArqRedis
+
+from shared.batches import Batch, Batches
+from shared.errors import BrokerUnavailableError
+from shared.metrics import BATCH_LEFT_SECONDS, BATCH_OLDEST_AGE, BATCH_ROWS_OPEN, BATCHES_ACTIVE, child
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+_JOB_S = 10
+"""For how long a job that has not begun stands for its batch; then another one does."""
+_STATUSES = ("validating", "in_progress", "finalizing", "cancelling")
+
+
+class Bridge:
+    """A service: see `services.py`."""
+
+    name = "bridge"
+
+    def __init__(self, batches: Batches, arq: ArqRedis, prefix: str) -> None:
+        self._batches = batches
+        self._arq = arq
+        self._prefix = prefix
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Works until cancelled."""
+        started.set()
+        while True:
+            try:
+                await self.look()
+            except (BrokerUnavailableError, redis.RedisError, OSError, TimeoutError) as error:
+                log.debug("bridge: %s", error)
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """One look. Raises what Redis raises."""
+        found = await self._batches.several(await self._batches.active())
+        now_ms = await self._batches.now_ms()
+        for batch in found:
+            if batch.number("lease_ms") <= now_ms:
+                await self._arq.enqueue_job(
+                    "drive",
+                    batch.id,
+                    _job_id=f"{self._prefix}:drive:{batch.id}:{batch.number('epoch')}:{int(time.time()) // _JOB_S}",
+                    _expires=_JOB_S,
+                )
+        _measure(found, now_ms)
+
+
+def _measure(active: list[Batch], now_ms: int) -> None:
+    statuses = Counter(batch.status for batch in active)
+    for status in _STATUSES:
+        child(BATCHES_ACTIVE, status).set(statuses[status])
+    oldest_ms = min((batch.number("created_at_ms") for batch in active), default=now_ms)
+    BATCH_OLDEST_AGE.set(max(0, now_ms - oldest_ms) / 1000)
+    for state in ("completed", "failed"):
+        child(BATCH_ROWS_OPEN, state).set(sum(batch.number(state) for batch in active))
+    child(BATCH_ROWS_OPEN, "left").set(sum(batch.left for batch in active))
+    BATCH_LEFT_SECONDS.set(max((float(batch.text("left_s") or 0) for batch in active), default=0))
