@@ -43,7 +43,7 @@ from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.lanes import Lane, at_most
-from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
+from shared.metrics import ADMITTED, IDEMPOTENCY, JOINED, STREAMS_OPEN, child
 from shared.outcomes import Admission
 from shared.registry import Pool
 from shared.wire import Request, encode
@@ -145,6 +145,8 @@ class Door:
             child(ADMITTED, valid.lane, model).inc()
         else:
             child(JOINED, ticket.status).inc()
+        if ticket.status:
+            child(IDEMPOTENCY, ticket.status).inc()
         return ticket
 
     async def _join(self, ticket: Ticket, valid: ValidRequest, found: Place) -> None:

@@ -36,9 +36,13 @@ from shared.dead_letters import DeadLetters
 from shared.errors import BrokerUnavailableError, RequestError
 from shared.hot import HotClient
 from shared.lane_admin import LaneAdmin
+from shared.metrics import BUILD
+from shared.process import version
 from shared.reaper import Reaper
 from shared.registry import Registry
+from shared.server_health import ServerHealth
 from shared.services import ServiceGroup
+from shared.tenant_usage import TenantUsage
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +71,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         tokens = Tokens(registry.tokenizer)
         images = Images(settings.image_rules)
         app.state.catalog = catalog
+        read_too = (
+            ServerHealth(control),
+            TenantUsage(control, settings.prefix, most=settings.metrics_tenants),
+        )
         app.state.queues = Queues(
-            registry, RedisCaller(control), settings.prefix, settings.scale_targets, SystemClock()
+            registry, RedisCaller(control), settings.prefix, settings.scale_targets, SystemClock(), read_too
         )
         app.state.channels = channels
         app.state.client = client
@@ -102,6 +110,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
     app.state.settings = settings
+    BUILD.labels(role="api", version=version()).set(1)
     app.state.on_failure = lambda: None
     app.state.keys = settings.keys
     for error, handler in _HANDLERS.items():

@@ -19,6 +19,7 @@ from api.sse import Answer
 from api.ticket import Ticket
 from shared import errors
 from shared.lanes import Lane
+from shared.metrics import STREAMS_RESUMED, child
 from shared.states import State
 
 router = APIRouter(tags=["requests"])
@@ -70,6 +71,8 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
     ticket = Ticket(rid, facts.keys.pool, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
     ticket.shape = Shape(relay, stream=True)
     await state.door.follow(ticket)
+    if cursor.mark:
+        child(STREAMS_RESUMED, "events").inc()
     return await Answer(state.door, ticket, state.settings, stream=True).response(request)
 
 
