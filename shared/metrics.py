@@ -132,6 +132,9 @@ REAPER_CONDEMNED = Counter("penstock_workers_condemned_total", "Workers that thi
 REAPER_REQUEUED = Counter(
     "penstock_requests_requeued_total", "Requests taken from dead workers by this process.", ["outcome"]
 )
+child(
+    REAPER_REQUEUED, "OK"
+)  # at 0 from the start: the first ones would be no increase otherwise, and there an alert looks
 REAPER_EXPIRED = Counter("penstock_deadlines_swept_total", "Deadlines found passed by this process.", ["outcome"])
 
 RELEASED = Counter("penstock_suspects_released_total", "Requests that this process let out of quarantine.")
