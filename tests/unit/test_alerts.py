@@ -157,6 +157,8 @@ def test_the_budgets_of_the_page_are_those_of_the_rules() -> None:
 
 
 def test_the_names_of_a_query_are_found() -> None:
-    query = 'histogram_quantile(0.9, sum by (le, lane) (rate(a_bucket{lane!="b{}"}[5m]))) > 2 * c:d unless on (x) e offset 1h'
+    query = (
+        'histogram_quantile(0.9, sum by (le, lane) (rate(a_bucket{lane!="b{}"}[5m]))) > 2 * c:d or on (x) e offset 1h'
+    )
     assert names_in(query) == {"a_bucket", "c:d", "e"}
     assert labels_in(query) == {"a_bucket": {"lane"}}
