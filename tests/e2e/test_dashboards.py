@@ -1,8 +1,8 @@
 """Every query of every dashboard, asked of a real Prometheus that scrapes a running stack under load, has an answer.
 
-The stack: two replicas, real vLLM on the CPU, simulated workers of which one is killed, Redis with its append-only file.
-The GPU is imagined: the real exporter over `tests/support/fakenvml.py`. What needs a fault that is not made here, a flag,
-or a server of others stands in `EMPTY`, with the reason.
+The stack: two replicas, real vLLM on the CPU, simulated workers of which one is killed, Redis with its append-only
+file. The GPU is imagined: the real exporter over `tests/support/fakenvml.py`. What needs a fault that is not made here,
+a flag, or a server of others stands in `EMPTY`, with the reason.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from prometheus_client import CollectorRegistry, start_http_server
 
 from cli.nvml import Gpus
@@ -67,6 +68,8 @@ def stack() -> Iterator[Stack]:
         )
         for _ in range(2):
             started.worker("--", "--itl-ms", "50", "--slots", "8")
+        with redis.Redis.from_url(started.redis_url) as server:
+            server.config_set("maxmemory", 1 << 30)  # type: ignore[no-untyped-call]
         started.api(env=keys)
         started.api("--queue-mode", "reject", env=keys)
         yield started
@@ -103,7 +106,10 @@ async def load(stack: Stack, until: asyncio.Event) -> None:
         asks = [
             *lanes,
             Ask(urls, 5, headers={"X-API-Key": "nobody"}),
-            Ask(urls, 5, headers={**key, "Idempotency-Key": f"turn-{turn}"}, body={"model": "sim"}),
+            *(
+                Ask(urls, 5, headers={**key, "Idempotency-Key": f"turn-{turn}"}, body={"model": "sim"})
+                for _ in range(2)
+            ),
             Ask(urls, 5, headers={"X-API-Key": "beta"}, body={"model": "sim"}, stream=False),
             *(Ask(urls[1:], 40, headers=key, body={"model": "sim"}) for _ in range(20)),
         ]
@@ -111,13 +117,19 @@ async def load(stack: Stack, until: asyncio.Event) -> None:
         await _go_on(urls[0], seen.rid, seen.ids[3], key)
         await _hang_up(urls[0])
         if not killed and time.monotonic() - began_s > 5:
-            tasks = start_many(8, Ask(urls[:1], 60, headers=key, body={"model": "sim"}, resume=True))
-            victim = stack.workers[-1]
-            await eventually(lambda: victim.metric("penstock_attempts_running") > 1, 20, "it has streams")
-            await asyncio.sleep(0.5)
-            victim.kill()
             killed = True
-            await asyncio.gather(*tasks)
+            await _kill_one(stack, Ask(urls[:1], 60, headers=key, body={"model": "sim"}, resume=True))
+
+
+async def _kill_one(stack: Stack, wanted: Ask) -> None:
+    """A worker dies under streams, and others go on with them."""
+    victim = stack.workers[-1]
+    tasks = start_many(8, wanted)
+    await eventually(lambda: victim.metric("penstock_attempts_running") > 1, 20, "it has streams")
+    frames = victim.metric("penstock_flushed_frames_total")
+    await eventually(lambda: victim.metric("penstock_flushed_frames_total") > frames + 8, 20, "they have text")
+    victim.kill()
+    await asyncio.gather(*tasks)
 
 
 async def _go_on(url: str, rid: str, event: str, key: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ class FakeNvml:
         self.away = away
         self.events: list[Any] = []
         self.inits = 0
+        self.uncorrected = 1
         self._said: dict[str, Any] = {
             "nvmlDeviceGetCount": 1,
             "nvmlDeviceGetHandleByIndex": "handle",
@@ -71,13 +72,19 @@ class FakeNvml:
         return 1_755 if which == self.NVML_CLOCK_SM else 2_619
 
     def nvmlDeviceGetTotalEccErrors(self, _: Any, error: int, __: int) -> int:  # noqa: N802
-        return 4 if error == self.NVML_MEMORY_ERROR_TYPE_CORRECTED else 1
+        return 4 if error == self.NVML_MEMORY_ERROR_TYPE_CORRECTED else self.uncorrected
 
     def nvmlEventSetWait_v2(self, _: Any, timeout_ms: int) -> Any:  # noqa: N802
         assert timeout_ms == 0, "a scrape does not wait for a fault"
         if not self.events:
             raise NVMLError("Timeout")
         return self.events.pop(0)
+
+    def breaks(self) -> None:
+        """It gets hot and full, and its memory fails."""
+        self._said["nvmlDeviceGetTemperature"] = 93
+        self._said["nvmlDeviceGetMemoryInfo"] = SimpleNamespace(used=(80 << 30) - (1 << 29), total=80 << 30)
+        self.uncorrected += 1
 
     def xid(self, number: int) -> None:
         """The driver reports a critical error."""

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: it scrapes processes of a stack each second, and its rules may run faster than in life."""
+"""A real Prometheus for tests: it scrapes each second, and its rules may run faster than in life."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def rule_files() -> dict[str, str]:
 def faster(rules: Mapping[str, str], times: int, numbers: Mapping[str, str] | None = None) -> dict[str, str]:
     """The same rules with all their times divided: how long an alert waits (`for`), windows, offsets.
 
-    What an expression compares with is left as it is, but for `numbers`: pieces of rules and what stands for them. Raises
-    AssertionError for a piece that is not there.
+    What an expression compares with is left as it is, but for `numbers`: pieces of rules and what stands for them.
+    Raises AssertionError for a piece that is not there.
     """
     found = {}
     unused = set(numbers or {})

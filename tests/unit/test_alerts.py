@@ -29,6 +29,7 @@ MONITORING = ROOT / "monitoring"
 TESTS = sorted((MONITORING / "prometheus" / "tests").glob("*.yml"))
 PAGES = ROOT / "docs" / "runbooks"
 ALERTS = {rule.name: rule for rule in rules() if rule.alert}
+DRILLS = ROOT / "tests" / "drills"
 SECTIONS = ["What it means", "What users feel", "What to look at", "What to do", "How it was drilled"]
 DCGM = re.compile(r"DCGM_FI_DEV_\w+")
 
@@ -82,6 +83,17 @@ def test_an_alert_says_who_is_told_what_it_is_and_where_its_page_is(rule: Rule) 
     assert page.startswith(f"# {rule.name}\n\n`severity: {rule.labels['severity']}`")
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == SECTIONS
     assert f"(../../monitoring/prometheus/rules/{rule.file})" in page
+
+
+def test_every_alert_has_a_drill_and_its_page_says_which() -> None:
+    drills = {
+        path.name: set(re.findall(r"Penstock[A-Z]\w+", path.read_text())) for path in DRILLS.glob("test_alerts*.py")
+    }
+    assert set().union(*drills.values()) == ALERTS.keys()
+    for name in ALERTS:
+        told = re.search(r"tests/drills/(test_alerts\w*\.py)", (PAGES / f"{name}.md").read_text(encoding="utf-8"))
+        assert told is not None
+        assert name in drills[told[1]], name
 
 
 def test_there_is_no_page_without_an_alert_and_the_list_has_all() -> None:

@@ -1,0 +1,169 @@
+"""Drill 46: the fault is made on a running stack, and a real Prometheus fires the alert.
+
+Those that need a GPU, an engine under pressure or a server of others: `test_alerts_imagined.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shared.connection import RedisCaller, connect
+from shared.lane_settings import PAUSE, RESUME
+from shared.scripts import Scripts
+from tests.drills.acting import KEYS as K
+from tests.drills.acting import all_visible, control
+from tests.drills.alerting import ends, fires, quiet, scraped, watched
+from tests.drills.conftest import Figures
+from tests.support.load import Ask, ask, ask_many, start_many
+from tests.support.stack import Stack, eventually, running_stack
+from tests.support.supervisor import supervised
+
+
+@contextlib.asynccontextmanager
+async def meanwhile(wanted: Ask, *, pause_s: float = 0.3, at_once: int = 1) -> AsyncIterator[None]:
+    """The same request again and again while the block runs."""
+
+    async def again() -> None:
+        while True:
+            await ask_many(at_once, wanted)
+            await asyncio.sleep(pause_s)
+
+    task = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.drill(46)
+async def test_the_last_workers_die_under_a_request_and_everybody_waits(stack: Stack, figures: Figures) -> None:
+    for _ in range(2):
+        stack.worker("--", "--faults", "--itl-ms", "20")
+    holds = stack.api("--cold-start-hold-s", "120", "--queue-timeout-s", "120")
+    refuses = stack.api()
+    waits = ("PenstockInteractiveWaits", "PenstockStandardWaits", "PenstockBatchWaits", "PenstockQueueDeep")
+    expected = (
+        *waits,
+        *("PenstockNobodyWorks", "PenstockTurnsAway", "PenstockCannotScaleFurther", "PenstockQuarantine"),
+        *("PenstockTargetDown", "PenstockErrorsBurnFast", "PenstockErrorsBurnSlow"),
+    )
+    with watched(stack) as prometheus:
+        async with meanwhile(Ask([refuses.url], 3)):
+            await scraped(prometheus, "sum(rate(penstock_queue_wait_seconds_count[5s])) > 0")
+            await quiet(prometheus, *expected, "PenstockDeadLetters")
+            async with supervised(stack) as watch:
+                poison = asyncio.create_task(ask(Ask([holds.url], 3, content="fault:crash", patience_s=110)))
+                await eventually(lambda: watch.buried == 2, 60, "both workers have died of it")
+            lanes = {"interactive": 3, "standard": 55, "batch": 3}
+            held = [
+                task
+                for lane, count in lanes.items()
+                for task in start_many(count, Ask([holds.url], 3, headers={"X-Priority-Lane": lane}, patience_s=110))
+            ]
+            figures |= await fires(prometheus, *expected, within_s=60)
+            for dead in stack.workers:
+                prometheus.forget(f"127.0.0.1:{dead.ops_port}")
+            stack.worker("--", "--faults")  # its third victim
+            figures |= await fires(prometheus, "PenstockDeadLetters", within_s=60)
+            cure = stack.worker()
+            prometheus.watch("penstock-worker", f"127.0.0.1:{cure.ops_port}")
+            await ends(prometheus, *waits, "PenstockNobodyWorks", "PenstockQuarantine")
+        seen = await asyncio.gather(*held)
+        assert [error["code"] for error in (await poison).errors] == ["too_many_attempts"]
+    assert all(one.whole for one in seen), "who was held got his answer in the end"
+
+
+@pytest.mark.drill(46)
+async def test_three_workers_die_under_their_streams(stack: Stack, figures: Figures) -> None:
+    flags = ("--", "--itl-ms", "200", "--slots", "5")
+    victims = [stack.worker(*flags) for _ in range(3)]
+    api = stack.api()
+    expected = ("PenstockWorkersDie", "PenstockRedelivers")
+    with watched(stack) as prometheus:
+        tasks = start_many(15, Ask([api.url], 60, patience_s=110))
+        for victim in victims:
+            await all_visible(victim, 4)
+        await scraped(prometheus, "penstock_workers_condemned_total")
+        await quiet(prometheus, *expected)
+        for victim in victims:
+            victim.kill()
+        await asyncio.to_thread(stack.worker, "--", "--itl-ms", "20")
+        figures |= await fires(prometheus, *expected)
+        seen = await asyncio.gather(*tasks)
+    assert all(one.whole for one in seen)
+
+
+@pytest.mark.drill(46)
+async def test_an_engine_is_slow_to_begin(stack: Stack, figures: Figures) -> None:
+    stack.worker("--", "--ttft-ms", "3000", "--itl-ms", "5")
+    api = stack.api()
+    expected = ("PenstockLatencyBurnFast", "PenstockLatencyBurnSlow", "PenstockSlowRequests")
+    with watched(stack) as prometheus:
+        await scraped(prometheus, 'up{job="penstock-api"} == 1')
+        await quiet(prometheus, *expected)
+        async with meanwhile(Ask([api.url], 3, headers={"X-Priority-Lane": "interactive"}), pause_s=0, at_once=8):
+            figures |= await fires(prometheus, *expected)
+
+
+@pytest.mark.drill(46)
+async def test_a_lane_is_paused_and_forgotten(stack: Stack, figures: Figures) -> None:
+    stack.worker()
+    stack.api()
+    client = connect(stack.redis_url)
+    scripts = Scripts(RedisCaller(client), K)
+    try:
+        with watched(stack, times=1_200) as prometheus:
+            await scraped(prometheus, "penstock_lane_paused")
+            await quiet(prometheus, "PenstockLanePaused")
+            await scripts.setlane("batch", PAUSE)
+            figures |= await fires(prometheus, "PenstockLanePaused")
+            await scripts.setlane("batch", RESUME)
+            await ends(prometheus, "PenstockLanePaused")
+    finally:
+        await client.aclose()
+
+
+@pytest.mark.drill(46)
+async def test_redis_is_full_throws_away_cannot_write_and_dies_and_then_the_replicas_do(figures: Figures) -> None:
+    with running_stack(aof=True) as stack:
+        stack.worker()
+        stack.api()
+        with watched(stack) as prometheus, control(stack) as server:
+            await scraped(prometheus, "penstock_redis_aof_ok == 1")
+            ours = ("PenstockRedisMemory", "PenstockRedisEvicts", "PenstockRedisAofFails", "PenstockRedisWithoutAof")
+            await quiet(prometheus, *ours, "PenstockQueuesUnread", "PenstockNoReplica")
+
+            server.config_set("maxmemory", int(server.info("memory")["used_memory"] * 1.1))  # type: ignore[no-untyped-call]
+            server.config_set("maxmemory-policy", "allkeys-lru")  # type: ignore[no-untyped-call]
+            figures |= await fires(prometheus, "PenstockRedisMemory", "PenstockRedisEvicts")
+            server.config_set("maxmemory-policy", "noeviction")  # type: ignore[no-untyped-call]
+            server.config_set("maxmemory", 0)  # type: ignore[no-untyped-call]
+
+            folder = _without_its_file(stack.folder)
+            server.bgrewriteaof()
+            figures |= await fires(prometheus, "PenstockRedisAofFails")
+            folder.rename(folder.with_name(folder.name.removesuffix("-away")))
+            server.bgrewriteaof()
+            await ends(prometheus, "PenstockRedisMemory", "PenstockRedisEvicts", "PenstockRedisAofFails")
+
+            server.config_set("appendonly", "no")  # type: ignore[no-untyped-call]
+            figures |= await fires(prometheus, "PenstockRedisWithoutAof")
+            stack.redis.kill()
+            figures |= await fires(prometheus, "PenstockQueuesUnread")
+            stack.apis[0].kill()
+            figures |= await fires(prometheus, "PenstockNoReplica", "PenstockTargetDown")
+
+
+def _without_its_file(data: Path) -> Path:
+    """Moves the folder of the append-only file away: the next rewrite cannot begin."""
+    folder = data / "appendonlydir"
+    if not folder.is_dir():
+        pytest.skip("this server keeps its append-only file in no folder of its own: Redis before 7")
+    return folder.rename(folder.with_name("appendonlydir-away"))
