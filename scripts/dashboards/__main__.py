@@ -7,11 +7,20 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.dashboards import capacity, gateway, infrastructure, llm, overview, queue, runbooks, tenants
+from scripts.dashboards import batches, capacity, gateway, infrastructure, llm, overview, queue, runbooks, tenants
 from scripts.dashboards.panels import Json, board_json
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "monitoring" / "grafana" / "dashboards"
-BOARDS = (overview.BOARD, gateway.BOARD, queue.BOARD, capacity.BOARD, llm.BOARD, infrastructure.BOARD, tenants.BOARD)
+BOARDS = (
+    overview.BOARD,
+    gateway.BOARD,
+    queue.BOARD,
+    capacity.BOARD,
+    llm.BOARD,
+    infrastructure.BOARD,
+    tenants.BOARD,
+    batches.BOARD,
+)
 
 
 def dashboards() -> dict[str, Json]:

@@ -29,6 +29,18 @@ PROCESS = {
     "process_start_time_seconds",
 }
 """Of prometheus_client, in every process."""
+OF_BATCHES = {
+    *(
+        "penstock_batches_active",
+        "penstock_batch_rows",
+        "penstock_batch_oldest_age_seconds",
+        "penstock_batch_left_seconds",
+    ),
+    *("penstock_batch_rows_committed_total", "penstock_batch_commits_total", "penstock_batch_takeovers_total"),
+    *("penstock_batch_drivers", "penstock_batch_rows_in_flight"),
+    *("penstock_file_uploads_total", "penstock_file_bytes_total", "penstock_file_transfers_open"),
+}
+"""Known before the batch process is here: `series` stops to believe this list as soon as there is a folder `batch`."""
 _SUFFIXES = {"histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "counter": ("",)}
 _COMMON = ("model_name", "engine")
 
@@ -88,7 +100,8 @@ def series() -> set[str]:
     known = {**declared(), **of_vllm()}
     recorded = {rule.name for rule in rules() if not rule.alert}
     plain = {f"{name}{suffix}" for name, (kind, _) in known.items() for suffix in _SUFFIXES[kind]}
-    return plain | recorded | PROMETHEUS_OWN | BLACKBOX | PROCESS
+    coming = set() if (ROOT / "batch").is_dir() else OF_BATCHES
+    return plain | recorded | coming | PROMETHEUS_OWN | BLACKBOX | PROCESS
 
 
 def names_in(query: str) -> set[str]:

@@ -29,6 +29,7 @@ TITLES = {
     "LLM performance",
     "infrastructure and GPU",
     "tenants and cost",
+    "batches",
 }
 
 
