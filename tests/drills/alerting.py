@@ -75,8 +75,8 @@ async def scraped(prometheus: Prometheus, expr: str, *, within_s: float = 20) ->
 
 
 async def quiet(prometheus: Prometheus, *names: str) -> None:
-    """None of these fires. Called before the fault is made."""
-    assert not set(await asyncio.to_thread(prometheus.firing)) & set(names)
+    """None of these fires, once all targets have been scraped. Called before the fault is made."""
+    await ends(prometheus, *names, within_s=20)
 
 
 async def fires(prometheus: Prometheus, *names: str, within_s: float = 40) -> dict[str, float]:

@@ -19,8 +19,8 @@ from tests.drills.acting import KEYS as K
 from tests.drills.acting import all_visible, control
 from tests.drills.alerting import ends, fires, quiet, scraped, watched
 from tests.drills.conftest import Figures
-from tests.support.load import Ask, ask, ask_many, start_many
-from tests.support.stack import Stack, eventually, running_stack
+from tests.support.load import Ask, ask_many, start_many
+from tests.support.stack import Stack, Worker, eventually, running_stack
 from tests.support.supervisor import supervised
 
 
@@ -43,10 +43,11 @@ async def meanwhile(wanted: Ask, *, pause_s: float = 0.3, at_once: int = 1) -> A
 
 
 @pytest.mark.drill(46)
-async def test_the_last_workers_die_under_a_request_and_everybody_waits(stack: Stack, figures: Figures) -> None:
-    for _ in range(2):
-        stack.worker("--", "--faults", "--itl-ms", "20")
-    holds = stack.api("--cold-start-hold-s", "120", "--queue-timeout-s", "120")
+@pytest.mark.timeout(300)
+async def test_the_last_workers_die_under_their_requests_and_everybody_waits(stack: Stack, figures: Figures) -> None:
+    flags = ("--", "--itl-ms", "100")
+    first = stack.worker(*flags)
+    holds = stack.api("--cold-start-hold-s", "200", "--queue-timeout-s", "200")
     refuses = stack.api()
     waits = ("PenstockInteractiveWaits", "PenstockStandardWaits", "PenstockBatchWaits", "PenstockQueueDeep")
     expected = (
@@ -55,47 +56,60 @@ async def test_the_last_workers_die_under_a_request_and_everybody_waits(stack: S
         *("PenstockTargetDown", "PenstockErrorsBurnFast", "PenstockErrorsBurnSlow"),
     )
     with watched(stack) as prometheus:
-        async with meanwhile(Ask([refuses.url], 3)):
+        async with meanwhile(Ask([refuses.url], 3, patience_s=2)), supervised(stack):
             await scraped(prometheus, "sum(rate(penstock_queue_wait_seconds_count[5s])) > 0")
             await quiet(prometheus, *expected, "PenstockDeadLetters")
-            async with supervised(stack) as watch:
-                poison = asyncio.create_task(ask(Ask([holds.url], 3, content="fault:crash", patience_s=110)))
-                await eventually(lambda: watch.buried == 2, 60, "both workers have died of it")
-            lanes = {"interactive": 3, "standard": 55, "batch": 3}
+            suspects = start_many(2, Ask([holds.url], 600, patience_s=280))
+            await all_visible(first, 2)
+            await _killed_twice(stack, first, flags)
             held = [
                 task
-                for lane, count in lanes.items()
-                for task in start_many(count, Ask([holds.url], 3, headers={"X-Priority-Lane": lane}, patience_s=110))
+                for lane, count in {"interactive": 3, "standard": 55, "batch": 3}.items()
+                for task in start_many(count, Ask([holds.url], 3, headers={"X-Priority-Lane": lane}, patience_s=280))
             ]
             figures |= await fires(prometheus, *expected, within_s=60)
-            for dead in stack.workers:
+            third = stack.worker("--max-active", "1", *flags)  # what is tried a third time goes first
+            await all_visible(third, 1)
+            third.kill()
+            figures |= await fires(prometheus, "PenstockDeadLetters")
+            stack.worker()
+            for dead in (first, third):
                 prometheus.forget(f"127.0.0.1:{dead.ops_port}")
-            stack.worker("--", "--faults")  # its third victim
-            figures |= await fires(prometheus, "PenstockDeadLetters", within_s=60)
-            cure = stack.worker()
-            prometheus.watch("penstock-worker", f"127.0.0.1:{cure.ops_port}")
             await ends(prometheus, *waits, "PenstockNobodyWorks", "PenstockQuarantine")
-        seen = await asyncio.gather(*held)
-        assert [error["code"] for error in (await poison).errors] == ["too_many_attempts"]
+            seen = await asyncio.gather(*held)
+            given_up, goes_on = sorted(await asyncio.gather(*suspects), key=lambda one: one.whole)
+    assert [error["code"] for error in given_up.errors] == ["too_many_attempts"]
+    assert goes_on.whole
     assert all(one.whole for one in seen), "who was held got his answer in the end"
 
 
+async def _killed_twice(stack: Stack, first: Worker, flags: tuple[str, ...]) -> None:
+    """The worker dies under its two requests, the next one as well, and there is no other: both are suspects."""
+    second = await asyncio.to_thread(stack.worker, *flags)
+    first.kill()
+    await all_visible(second, 2)
+    second.kill()
+    with control(stack) as server:
+        await eventually(lambda: server.xlen(K.queue("quarantine")) == 1, 20, "one is let out, one is kept")
+
+
 @pytest.mark.drill(46)
+@pytest.mark.timeout(300)
 async def test_three_workers_die_under_their_streams(stack: Stack, figures: Figures) -> None:
     flags = ("--", "--itl-ms", "200", "--slots", "5")
-    victims = [stack.worker(*flags) for _ in range(3)]
+    *victims, _ = [stack.worker(*flags) for _ in range(4)]
     api = stack.api()
     expected = ("PenstockWorkersDie", "PenstockRedelivers")
     with watched(stack) as prometheus:
-        tasks = start_many(15, Ask([api.url], 60, patience_s=110))
+        tasks = start_many(20, Ask([api.url], 60, patience_s=200))
         for victim in victims:
             await all_visible(victim, 4)
         await scraped(prometheus, "penstock_workers_condemned_total")
         await quiet(prometheus, *expected)
         for victim in victims:
             victim.kill()
-        await asyncio.to_thread(stack.worker, "--", "--itl-ms", "20")
         figures |= await fires(prometheus, *expected)
+        await asyncio.to_thread(stack.worker)
         seen = await asyncio.gather(*tasks)
     assert all(one.whole for one in seen)
 
