@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from shared.connection import RedisCaller, connect
 from shared.lane_settings import PAUSE, RESUME
@@ -160,10 +161,9 @@ async def test_redis_is_full_throws_away_cannot_write_and_dies_and_then_the_repl
             server.config_set("maxmemory-policy", "noeviction")  # type: ignore[no-untyped-call]
             server.config_set("maxmemory", 0)  # type: ignore[no-untyped-call]
 
-            folder = _without_its_file(stack.folder)
-            server.bgrewriteaof()
+            with _nowhere_to_write(stack.folder), contextlib.suppress(redis.ResponseError):
+                server.bgrewriteaof()
             figures |= await fires(prometheus, "PenstockRedisAofFails")
-            folder.rename(folder.with_name(folder.name.removesuffix("-away")))
             server.bgrewriteaof()
             await ends(prometheus, "PenstockRedisMemory", "PenstockRedisEvicts", "PenstockRedisAofFails")
 
@@ -175,9 +175,16 @@ async def test_redis_is_full_throws_away_cannot_write_and_dies_and_then_the_repl
             figures |= await fires(prometheus, "PenstockNoReplica", "PenstockTargetDown")
 
 
-def _without_its_file(data: Path) -> Path:
-    """Moves the folder of the append-only file away: the next rewrite cannot begin."""
+@contextlib.contextmanager
+def _nowhere_to_write(data: Path) -> Iterator[None]:
+    """A file stands where the append-only file's folder was, while the block runs: a rewrite cannot begin."""
     folder = data / "appendonlydir"
     if not folder.is_dir():
         pytest.skip("this server keeps its append-only file in no folder of its own: Redis before 7")
-    return folder.rename(folder.with_name("appendonlydir-away"))
+    away = folder.rename(data / "appendonlydir-away")
+    folder.write_text("no folder", encoding="ascii")
+    try:
+        yield
+    finally:
+        folder.unlink()
+        away.rename(folder)
