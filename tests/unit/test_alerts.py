@@ -154,6 +154,15 @@ def test_the_promised_bounds_are_buckets_and_the_page_says_them() -> None:
     assert "first byte within 10 s" in text
 
 
+def test_what_counts_as_an_error_are_the_codes_of_our_own_faults() -> None:
+    source = (ROOT / "shared" / "errors.py").read_text(encoding="utf-8")
+    ours = set(re.findall(r'RequestError\(5\d\d, "(\w+)"', source)) - {"lane_draining", "images_busy"}
+    for rule in rules():
+        if rule.name.startswith("penstock:requests_bad:rate"):
+            (codes,) = re.findall(r'code=~"([^"]+)"', rule.expr)
+            assert set(codes.split("|")) == ours
+
+
 def test_the_budgets_of_the_page_are_those_of_the_rules() -> None:
     text = (ROOT / "docs" / "slo.md").read_text()
     for name, budget in (("PenstockErrorsBurnFast", "0.005"), ("PenstockLatencyBurnFast", "0.01")):
