@@ -95,6 +95,11 @@ fuzz: .venv/.stamp-dev ## schemathesis against the OpenAPI document of running r
 bench: .venv/.stamp-dev ## measure what the queue and the relay cost
 	$(BIN)/python -m scripts.bench $(ARGS)
 
+.PHONY: dashboards
+dashboards: .venv/.stamp-dev ## make Grafana's dashboards anew from scripts/dashboards, and check them against its types (needs node)
+	$(BIN)/python -m scripts.dashboards
+	$(BIN)/python -m scripts.dashboards.typecheck
+
 .PHONY: demo-model
 demo-model: .venv/.stamp-setup ## train the demo model again, from its corpus
 	$(BIN)/python -m scripts.demo_model.train --out models/demo $(ARGS)

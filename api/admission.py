@@ -40,7 +40,7 @@ from shared.hot import HotClient
 from shared.ids import new_request_id
 from shared.keys import Keys
 from shared.lanes import Lane, at_most
-from shared.metrics import ADMITTED, JOINED, STREAMS_OPEN, child
+from shared.metrics import ADMITTED, IDEMPOTENCY, JOINED, STREAMS_OPEN, child
 from shared.registry import Pool
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,8 @@ class Door:
         self.retries.add(ticket, terms, pool.keys.idempotency(admission.idempotency))
         STREAMS_OPEN.inc()
         (child(ADMITTED, valid.lane, model) if ticket.rid == rid else child(JOINED, ticket.status)).inc()
+        if ticket.status:
+            child(IDEMPOTENCY, ticket.status).inc()
         return ticket
 
     async def _join(self, ticket: Ticket, valid: ValidRequest, found: Place) -> None:

@@ -40,10 +40,14 @@ from shared.files import Files
 from shared.hot import HotClient
 from shared.keys import GlobalKeys
 from shared.lane_admin import LaneAdmin
+from shared.metrics import BUILD
+from shared.process import version
 from shared.reaper import Reaper
 from shared.registry import Registry
+from shared.server_health import ServerHealth
 from shared.services import ServiceGroup
 from shared.storage import open_storage
+from shared.tenant_usage import TenantUsage
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +81,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
         tokens = Tokens(registry.tokenizer)
         images = Images(settings.image_rules)
         app.state.catalog = catalog
+        read_too = (
+            ServerHealth(control),
+            TenantUsage(control, settings.prefix, most=settings.metrics_tenants),
+        )
         app.state.queues = Queues(
-            registry, RedisCaller(control), settings.prefix, settings.scale_targets, SystemClock()
+            registry, RedisCaller(control), settings.prefix, settings.scale_targets, SystemClock(), read_too
         )
         app.state.channels = channels
         app.state.client = client
@@ -115,13 +123,18 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     app = FastAPI(title="Penstock", summary="Large language models behind a queue.", lifespan=lifespan)
     app.state.settings, app.state.keys, app.state.storage = settings, settings.keys, storage
+    BUILD.labels(role="api", version=version()).set(1)
     app.state.on_failure = lambda: None
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, handler)
     for routes in (completions, responses, files, batches, models, ops, request_routes, admin, lanes):
         app.include_router(routes.router)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way of doing it
-    return app
 
 
 async def _end_with_services(app: FastAPI, services: ServiceGroup) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from fastapi import Request
 
 from shared.errors import invalid_api_key
+from shared.metrics import AUTH_FAILURES, child
 
 ANONYMOUS = "anonymous"
 _KEYED = "key-"
@@ -27,10 +28,12 @@ async def tenant_of(request: Request) -> str:
         return ANONYMOUS
     sent = sent_key(request)
     if sent is None:
+        child(AUTH_FAILURES, "missing").inc()
         message = "No API key was sent. Send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
         raise invalid_api_key(message)
     matches = [hmac.compare_digest(sent.encode(), key.encode()) for key in keys]  # all of them: no timing to learn from
     if not any(matches):
+        child(AUTH_FAILURES, "invalid").inc()
         raise invalid_api_key("The API key is not valid.")
     return _KEYED + _digest(sent)
 

@@ -20,12 +20,15 @@ from api.deadlines import ENDLESS, Patience, patience_of
 from api.preferences import plain_events, responds_async
 from api.requests import Facts
 from shared import errors
+from shared.errors import RequestError
+from shared.metrics import IDEMPOTENCY, child
 from shared.outcomes import Admitted
 from shared.states import State
 
 RETRY_TTL_S = 120
 """How long a request without a key is remembered for a client that tries again; `retries.py` makes it longer."""
 _LOOKS = 5
+_REFUSALS = frozenset({"idempotency_key_mismatch", "idempotency_in_progress", "result_expired"})
 _CANCEL_S = 2.0
 _CANCEL_PAUSE_S = 0.02
 _KEY = re.compile(r'"[\x21-\x7e]{1,255}"|[\x21-\x7e]{1,255}')
@@ -130,6 +133,20 @@ async def place(
 
     `admit` gets the request that may lose the key. Raises RequestError (409, 410, 422) and what the two raise.
     """
+    try:
+        return await _place(rid, terms, admit, look)
+    except RequestError as error:
+        if error.code in _REFUSALS:
+            child(IDEMPOTENCY, error.code).inc()
+        raise
+
+
+async def _place(
+    rid: str,
+    terms: Terms,
+    admit: Callable[[str], Awaitable[Admitted]],
+    look: Callable[[str], Awaitable[Facts | None]],
+) -> Place:
     replaces = missing = ""
     for _ in range(_LOOKS):
         admitted = await admit(replaces)

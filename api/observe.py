@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,13 +26,16 @@ from api import problems
 from api.exchange import ANSWERED, REQUEST_ID, sent_id
 from shared import errors
 from shared.errors import BrokerUnavailableError, RequestError
-from shared.metrics import HTTP_REQUESTS, child
+from shared.metrics import HTTP_DURATION, HTTP_REQUESTS, child
 
 log = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _NO_ROUTE = "unmatched"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OTHER_METHOD = "other"
+"""A client may send any word as a method; a label must not be the client's to choose."""
 _CLIENT_GONE = 499
 DIRECT_SEND = "penstock.send"
 """Key of the scope under which the server's own `send` stands."""
@@ -53,24 +57,30 @@ class Outermost:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began_s = time.perf_counter()
         scope[DIRECT_SEND] = send
         endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = scope["path"] if endpoint else getattr(scope.get("route"), "path", _NO_ROUTE)
-                child(HTTP_REQUESTS, route, scope["method"], str(message["status"])).inc()
+                route = scope["path"] if endpoint is not None else getattr(scope.get("route"), "path", _NO_ROUTE)
+                method = scope["method"] if scope["method"] in _METHODS else _OTHER_METHOD
+                child(HTTP_REQUESTS, route, method, str(message["status"])).inc()
                 scope[ANSWERED] = (route, message["status"])
                 message["headers"] = _with_request_id(list(message["headers"]), sent_id(scope))
             await send(message)
 
-        if endpoint is None:
-            await self._app(scope, receive, watched)
-            return
-        scope["app"] = self._app
-        request = Request(scope, receive)
-        response = await _answered(endpoint, request)
-        await response(scope, receive, watched)
+        try:
+            if endpoint is None:
+                await self._app(scope, receive, watched)
+                return
+            scope["app"] = self._app
+            request = Request(scope, receive)
+            response = await _answered(endpoint, request)
+            await response(scope, receive, watched)
+        finally:
+            route = scope["path"] if endpoint is not None else getattr(scope.get("route"), "path", _NO_ROUTE)
+            child(HTTP_DURATION, route).observe(time.perf_counter() - began_s)
 
 
 async def _answered(endpoint: Endpoint, request: Request) -> Response:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from statistics import fmean
+from typing import Protocol
 
 import msgspec
 import redis
@@ -24,7 +25,7 @@ from shared.clock import Clock
 from shared.errors import BrokerUnavailableError
 from shared.keys import Keys
 from shared.lanes import FAIR, QUARANTINE, Lane
-from shared.metrics import Reading
+from shared.metrics import Value
 from shared.outcomes import Caller
 from shared.registry import Registry
 from shared.scripts import Scripts
@@ -37,13 +38,29 @@ FRESH_S = 1.0
 _TIMEOUT_S = 2.0
 """Below the ten seconds that Prometheus waits for a scrape: a replica's own metrics must get out without Redis, too."""
 
-_Values = Iterator[tuple[Reading, tuple[str, ...], float]]
+_Values = Iterator[Value]
+
+
+class Source(Protocol):
+    """More that is read from Redis when a replica is scraped."""
+
+    async def read(self, pools: list[str]) -> list[Value]:
+        """The values. Raises redis.RedisError."""
 
 
 class Queues:
     """The state of all pools, as text for Prometheus."""
 
-    def __init__(self, registry: Registry, caller: Caller, prefix: str, targets: Targets, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        caller: Caller,
+        prefix: str,
+        targets: Targets,
+        clock: Clock,
+        sources: Iterable[Source] = (),
+    ) -> None:
+        self._sources = tuple(sources)
         self._registry = registry
         self._caller = caller
         self._prefix = prefix
@@ -66,7 +83,10 @@ class Queues:
     async def _read(self) -> bytes:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                values = [value for pool in sorted(await self._registry.known()) for value in await self._look(pool)]
+                pools = sorted(await self._registry.known())
+                values = [value for pool in pools for value in await self._look(pool)]
+                for source in self._sources:
+                    values += await source.read(pools)
         except (BrokerUnavailableError, TimeoutError, redis.RedisError) as error:
             log.debug("the queues could not be read: %s", error)
             metrics.BROKER_UP.set(0)
@@ -76,7 +96,7 @@ class Queues:
         registry.register(_Fixed(values))
         return generate_latest(registry)
 
-    async def _look(self, pool: str) -> list[tuple[Reading, tuple[str, ...], float]]:
+    async def _look(self, pool: str) -> list[Value]:
         keys = Keys(pool, prefix=self._prefix)
         cards = await self._registry.workers(keys)
         survey = await Scripts(self._caller, keys).survey(list(cards))
@@ -156,7 +176,7 @@ def _card(raw: bytes) -> WorkerCard | None:
 class _Fixed(Collector):
     """Values that are known already, as prometheus_client wants them."""
 
-    def __init__(self, values: Iterable[tuple[Reading, tuple[str, ...], float]]) -> None:
+    def __init__(self, values: Iterable[Value]) -> None:
         self._values = values
 
     def collect(self) -> Iterable[Metric]:

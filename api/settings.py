@@ -111,6 +111,9 @@ class ApiSettings(Settings):
     lost_grace_s: float = Field(
         10, ge=0, description="seconds for which streams wait for their worker to bring back what Redis has lost"
     )
+    metrics_tenants: int = Field(
+        20, ge=0, le=1_000, description="tenants that the metrics name, those with the most tokens of late; 0: none"
+    )
     drain_s: float = Field(30, ge=0, description="seconds that open streams get when the replica stops")
 
     @field_validator("queue_timeout_s", "request_timeout_s")

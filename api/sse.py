@@ -27,7 +27,7 @@ from api.ticket import Ticket
 from api.transport import hang_up_watch
 from shared.errors import BrokerUnavailableError, RequestError, broker_unavailable
 from shared.lanes import SERVICE_TIER, Lane
-from shared.metrics import DURATION, FINISHED, TTFT, child
+from shared.metrics import DISCONNECTS, DURATION, FINISHED, TTFT, child
 from shared.wire import Meta
 
 T = TypeVar("T")
@@ -250,6 +250,8 @@ class Answer:
         self._door.waiting.remove(ticket)
         self._door.leave(ticket)
         child(FINISHED, ticket.lane, ticket.model, outcome).inc()
+        if outcome == "client_gone":
+            child(DISCONNECTS, "waiting" if ticket.relay.head is None else "reading").inc()
         child(DURATION, ticket.lane, ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
         if ticket.exchange is not None:
             ticket.exchange.left(outcome, ticket.relay.end)

@@ -30,7 +30,9 @@ from shared.errors import BrokerUnavailableError, StorageUnavailableError
 from shared.files import Files
 from shared.hot import HotClient
 from shared.keys import GlobalKeys
+from shared.metrics import BUILD
 from shared.ops import OpsServer
+from shared.process import version
 from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.services import ServiceGroup
@@ -53,6 +55,7 @@ class BatchProcess:
     async def run(self) -> int:
         """Works until SIGTERM or SIGINT, or until a service fails. Returns the exit status."""
         settings = self._settings
+        BUILD.labels(role="batch", version=version()).set(1)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

@@ -18,6 +18,7 @@ Penstock serves large language models through a queue.
   penstock batch-worker [flags]               one batch process: runs the rows of batches
   penstock dlq ls|show|redrive|drop           requests that were given up, and what to do with them
   penstock lanes [pause|resume|drain|purge|set|unset]   what waits in the lanes; stops and changes them
+  penstock gpu-exporter [--port 9835]         the GPUs of this machine as metrics
   penstock version                            versions of Penstock, Python and vLLM
 
 Each command has --help. Settings also come from the environment (PENSTOCK_<NAME>) and from .env.
@@ -44,6 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         from cli import lanes  # noqa: PLC0415 - as above
 
         return lanes.main(arguments[1:])
+    if name == "gpu-exporter":
+        from cli import gpu_exporter  # noqa: PLC0415 - as above
+
+        return gpu_exporter.main(arguments[1:])
     if name in {"version", "--version", "-V"}:
         print(_versions())
         return 0

@@ -1,4 +1,4 @@
-"""Every metric of Penstock. None is declared anywhere else, and no label is ever an id.
+"""Every metric of Penstock. None is declared anywhere else, and no label is ever an id of a request or a process.
 
 Names: `penstock_<noun>_<unit>[_total]`, in base units. The engine's own metrics (`vllm:…`) appear in the same
 exposition of a worker.
@@ -43,9 +43,37 @@ class Reading:
         return f"{self.help} Read from Redis, the same from every replica: take the max over them, never the sum."
 
 
+Value = tuple[Reading, tuple[str, ...], float]
+"""A reading, the values of its labels, its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """A metric that is read from the driver of a GPU. Each names its GPU by the index in `gpu`."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ("gpu",)
+    kind: Literal["gauge", "counter"] = "gauge"
+
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
+_FIRST_BYTE_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 30, 60, 120, 300, 600)
+"""With the bounds that docs/slo.md promises among them: a share below a bound is counted, not interpolated."""
+
+BUILD = Gauge("penstock_build_info", "1; the version that runs, and as what.", ["role", "version"])
+
 HTTP_REQUESTS = Counter("penstock_http_requests_total", "HTTP requests answered.", ["route", "method", "code"])
+HTTP_DURATION = Histogram(
+    "penstock_http_request_duration_seconds",
+    "From the head of a request to the end of its response, streams included.",
+    ["route"],
+    buckets=_SECONDS,
+)
+AUTH_FAILURES = Counter(
+    "penstock_auth_failures_total", "Requests without a usable key: missing, invalid, not_admin.", ["kind"]
+)
 ADMITTED = Counter("penstock_requests_admitted_total", "Requests put on the queue.", ["lane", "model"])
 PROMPT_TOKENS = Counter(
     "penstock_prompt_tokens_counted_total",
@@ -63,6 +91,20 @@ FILE_UPLOADS = Counter(
 FILE_BYTES = Counter("penstock_file_bytes_total", "Bytes of files that came in and went out.", ["direction"])
 FILE_TRANSFERS = Gauge("penstock_file_transfers_open", "Uploads and downloads that run on this replica.", ["direction"])
 JOINED = Counter("penstock_requests_joined_total", "Requests that joined one that was sent before.", ["status"])
+IDEMPOTENCY = Counter(
+    "penstock_idempotency_total",
+    "Requests with a key, and retries, by what became of them: created, attached, replayed, coalesced, or refused with "
+    "the code of an error.",
+    ["outcome"],
+)
+STREAMS_RESUMED = Counter(
+    "penstock_streams_resumed_total", "Streams that clients went on with where they had broken off, by route.", ["via"]
+)
+DISCONNECTS = Counter(
+    "penstock_client_disconnects_total",
+    "Clients that hung up: while they waited, or with a part of the answer.",
+    ["phase"],
+)
 REJECTED = Counter("penstock_requests_rejected_total", "Errors told to clients, by code.", ["code"])
 TURNED_AWAY = Counter(
     "penstock_requests_turned_away_total",
@@ -76,13 +118,18 @@ TTFT = Histogram(
     "penstock_time_to_first_token_seconds",
     "From acceptance at the replica to the first byte of the answer.",
     ["lane", "model"],
-    buckets=_SECONDS,
+    buckets=_FIRST_BYTE_S,
 )
 DURATION = Histogram(
     "penstock_request_duration_seconds", "From acceptance to the end.", ["lane", "model"], buckets=_SECONDS
 )
 STREAMS_OPEN = Gauge("penstock_streams_open", "Requests that this replica is relaying now.")
 BROKER_UP = Gauge("penstock_broker_up", "1 when the last scrape of this replica could read the queues from Redis.")
+REDIS_PING = Gauge("penstock_redis_ping_seconds", "Round trip of this replica's last PING, made when it was scraped.")
+USAGE_UNREAD = Counter(
+    "penstock_tenant_usage_unread_total",
+    "Ended requests that are in no tenant's metric here, since too many ended between two scrapes.",
+)
 GAP_REPAIRS = Counter("penstock_gap_repairs_total", "Times a reader went to the log.", ["cause"])
 RESUBSCRIBES = Counter("penstock_resubscribes_total", "Times the subscriber connection was made anew.")
 
@@ -90,6 +137,9 @@ REAPER_CONDEMNED = Counter("penstock_workers_condemned_total", "Workers that thi
 REAPER_REQUEUED = Counter(
     "penstock_requests_requeued_total", "Requests taken from dead workers by this process.", ["outcome"]
 )
+child(
+    REAPER_REQUEUED, "OK"
+)  # at 0 from the start: the first ones would be no increase otherwise, and there an alert looks
 REAPER_EXPIRED = Counter("penstock_deadlines_swept_total", "Deadlines found passed by this process.", ["outcome"])
 
 RELEASED = Counter("penstock_suspects_released_total", "Requests that this process let out of quarantine.")
@@ -189,3 +239,60 @@ POOL_PACE = Reading(
 POOL_WORKERS = Reading("penstock_pool_workers", "Workers by state: ready, draining, lost.", ("model", "state"))
 POOL_DEAD_LETTERS = Reading("penstock_pool_dead_letters", "Requests that were given up and are kept.", _MODEL)
 WANTED_WORKERS = Reading("penstock_wanted_workers", "Workers that the work asks for, within the set bounds.", _MODEL)
+
+REDIS_MEMORY_USED = Reading("penstock_redis_memory_used_bytes", "Memory that Redis uses.", ())
+REDIS_MEMORY_MAX = Reading("penstock_redis_memory_max_bytes", "Memory that Redis may use; absent without a limit.", ())
+REDIS_EVICTED = Reading(
+    "penstock_redis_evicted_keys_total", "Keys that Redis threw away for want of memory.", (), "counter"
+)
+REDIS_EXPIRED = Reading("penstock_redis_expired_keys_total", "Keys whose time was up.", (), "counter")
+REDIS_POLICY = Reading(
+    "penstock_redis_maxmemory_policy_info", "1; what Redis does without memory: must be noeviction.", ("policy",)
+)
+REDIS_CLIENTS = Reading("penstock_redis_clients_connected", "Connections of clients.", ())
+REDIS_COMMANDS = Reading("penstock_redis_commands_total", "Commands that Redis has run.", (), "counter")
+REDIS_CPU = Reading("penstock_redis_cpu_seconds_total", "Processor time of Redis.", (), "counter")
+REDIS_AOF = Reading("penstock_redis_aof_enabled", "1 when Redis keeps an append-only file.", ())
+REDIS_AOF_OK = Reading(
+    "penstock_redis_aof_ok", "1 when its last write and its last rewrite went well; absent without the file.", ()
+)
+REDIS_AOF_BYTES = Reading("penstock_redis_aof_size_bytes", "Size of the append-only file; absent without it.", ())
+REDIS_SAVED = Reading(
+    "penstock_redis_last_save_timestamp_seconds", "Unix time of the last snapshot that went well.", ()
+)
+REDIS_SAVE_OK = Reading("penstock_redis_save_ok", "1 when the last snapshot went well.", ())
+REDIS_REPLICAS = Reading("penstock_redis_replicas_connected", "Servers that follow this one.", ())
+REDIS_STARTED = Reading("penstock_redis_start_timestamp_seconds", "Unix time at which Redis started.", ())
+
+TENANT_TOKENS = Reading(
+    "penstock_tenant_recent_tokens",
+    "Tokens of the requests that ended in the last five minutes, of the tenants with the most; the others as `other`.",
+    ("tenant", "kind"),
+)
+TENANT_REQUESTS = Reading("penstock_tenant_recent_requests", "Those requests, of the same tenants.", ("tenant",))
+
+GPU_UP = Sensor("penstock_gpu_exporter_up", "1 when the driver could be asked.", ())
+GPU_INFO = Sensor("penstock_gpu_info", "1; which GPU that is.", ("gpu", "uuid", "name", "driver"))
+GPU_UTILIZATION = Sensor("penstock_gpu_utilization_ratio", "Share of the time in which a kernel ran, 0 to 1.")
+GPU_MEMORY_BUSY = Sensor("penstock_gpu_memory_busy_ratio", "Share of the time in which memory was moved, 0 to 1.")
+GPU_MEMORY_USED = Sensor("penstock_gpu_memory_used_bytes", "Memory in use; vLLM takes its whole share at start.")
+GPU_MEMORY_TOTAL = Sensor("penstock_gpu_memory_total_bytes", "Memory of the GPU.")
+GPU_TEMPERATURE = Sensor("penstock_gpu_temperature_celsius", "Temperature of the chip.")
+GPU_TEMPERATURE_MAX = Sensor("penstock_gpu_slowdown_temperature_celsius", "From here on the GPU slows itself down.")
+GPU_POWER = Sensor("penstock_gpu_power_watts", "Power that it draws.")
+GPU_POWER_LIMIT = Sensor("penstock_gpu_power_limit_watts", "Power that it may draw.")
+GPU_ENERGY = Sensor("penstock_gpu_energy_joules_total", "Energy since the driver was loaded.", kind="counter")
+GPU_SM_CLOCK = Sensor("penstock_gpu_sm_clock_hertz", "Clock of the cores.")
+GPU_MEMORY_CLOCK = Sensor("penstock_gpu_memory_clock_hertz", "Clock of the memory.")
+GPU_ECC = Sensor(
+    "penstock_gpu_ecc_errors_total", "Memory errors since the driver was loaded.", ("gpu", "kind"), "counter"
+)
+GPU_REMAPPED = Sensor("penstock_gpu_remapped_rows", "Rows of memory that were replaced.", ("gpu", "kind"))
+GPU_XID = Sensor(
+    "penstock_gpu_xid_errors_total",
+    "Critical errors that the driver reported, by NVIDIA's number.",
+    ("gpu", "xid"),
+    "counter",
+)
+GPU_PCIE_REPLAYS = Sensor("penstock_gpu_pcie_replays_total", "Transfers that had to be repeated.", kind="counter")
+GPU_THROTTLED = Sensor("penstock_gpu_throttled", "1 while it is slowed down for this reason.", ("gpu", "reason"))

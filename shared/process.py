@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from importlib import metadata
 
 _BEGAN_S = time.monotonic()
 
@@ -22,3 +23,11 @@ def tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def version() -> str:
+    """Penstock's own version, as it was installed; `unknown` when it was not."""
+    try:
+        return metadata.version("penstock")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -18,8 +18,9 @@ from shared.connection import connect
 from shared.errors import BrokerUnavailableError
 from shared.hot import HotClient
 from shared.keys import Keys
-from shared.metrics import ENGINE_UP, MODEL_LOAD, SLOTS
+from shared.metrics import BUILD, ENGINE_UP, MODEL_LOAD, SLOTS
 from shared.ops import OpsServer
+from shared.process import version
 from shared.reaper import Reaper
 from shared.registry import Registry
 from shared.scripts import Scripts
@@ -70,6 +71,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         services = ServiceGroup()
+        BUILD.labels(role="worker", version=version()).set(1)
         try:
             await services.start(OpsServer(lambda: self._status, self._listener))
             began_s = time.monotonic()

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from api.auth import sent_key
 from shared.dead_letters import DeadLetters, Letter
 from shared.errors import RequestError, invalid_api_key, not_found
+from shared.metrics import AUTH_FAILURES, child
 
 _MOST_LISTED = 1_000
 
@@ -23,6 +24,7 @@ async def operator(request: Request) -> None:
     sent = (sent_key(request) or "").encode()
     matches = [hmac.compare_digest(sent, key.encode()) for key in keys]  # all of them: no timing to learn from
     if not any(matches):
+        child(AUTH_FAILURES, "not_admin").inc()
         raise invalid_api_key("This needs an admin key.")
 
 

@@ -19,6 +19,7 @@ from api.sse import Answer
 from api.ticket import Ticket
 from shared import errors
 from shared.lanes import Lane
+from shared.metrics import STREAMS_RESUMED, child
 from shared.states import State
 
 router = APIRouter(tags=["requests"])
@@ -72,6 +73,8 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
     if ticket.exchange is not None:
         ticket.exchange.follows(rid, facts.lane, "resumed", facts.trace)
     await state.door.follow(ticket)
+    if cursor.mark:
+        child(STREAMS_RESUMED, "events").inc()
     return await Answer(state.door, ticket, state.settings, stream=True).response(request)
 
 

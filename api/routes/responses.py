@@ -27,6 +27,7 @@ from api.ticket import Ticket
 from shared import errors
 from shared.errors import RequestError, invalid_request
 from shared.lanes import Lane
+from shared.metrics import STREAMS_RESUMED, child
 
 router = APIRouter(tags=["responses"])
 Tenant = Annotated[str, Depends(tenant_of)]
@@ -165,6 +166,8 @@ async def retrieve(
     if stored.final is None:
         answer.keep_end(state.responses, keyed=stored.kept.keyed)
     await state.door.follow(ticket)
+    if after >= 0:
+        child(STREAMS_RESUMED, "responses").inc()
     return answer.at_once(request)
 
 

@@ -57,6 +57,7 @@ DRILLS = {
     43: "a Redis Cluster is resharded and loses a primary",
     44: "a soak of 24 hours",
     45: "no script touches a key that it does not declare",
+    46: "a fault for each alert, until a real Prometheus fires it",
 }
 
 ELSEWHERE = {

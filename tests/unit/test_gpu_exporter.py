@@ -1,0 +1,115 @@
+"""The GPU exporter, on an object with the names of NVIDIA's library: there is no GPU here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cli.nvml import Gpus
+from shared import metrics
+from shared.metrics import Sensor
+from tests.support.fakenvml import FakeNvml
+from tests.support.stack import free_port, get
+
+SENSORS = {sensor.name: sensor for sensor in vars(metrics).values() if isinstance(sensor, Sensor)}
+
+
+def scrape(gpus: Gpus) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(gpus)
+    return generate_latest(registry)
+
+
+def values(gpus: Gpus) -> dict[tuple[str, ...], float]:
+    found = {}
+    for family in text_string_to_metric_families(scrape(gpus).decode()):
+        for sample in family.samples:
+            found[sample.name, *(sample.labels[name] for name in SENSORS[sample.name].labels)] = sample.value
+    return found
+
+
+def test_what_the_library_says_in_its_own_units_is_told_in_base_units() -> None:
+    library = FakeNvml()
+    gpus = Gpus(lambda: library)
+    assert values(gpus)["penstock_gpu_exporter_up",] == 1
+    library.xid(79)
+    found = values(gpus)
+    assert {name for name, *_ in found} == SENSORS.keys()
+    assert found["penstock_gpu_info", "0", "GPU-1", "Imagined 80GB", "999.1"] == 1
+    assert found["penstock_gpu_utilization_ratio", "0"] == 0.37
+    assert found["penstock_gpu_memory_used_bytes", "0"] == 60 << 30
+    assert found["penstock_gpu_power_watts", "0"] == 312.5
+    assert found["penstock_gpu_energy_joules_total", "0"] == 5
+    assert found["penstock_gpu_sm_clock_hertz", "0"] == 1_755_000_000
+    assert found["penstock_gpu_ecc_errors_total", "0", "uncorrected"] == 1
+    assert found["penstock_gpu_throttled", "0", "hardware_thermal"] == 1
+    assert found["penstock_gpu_throttled", "0", "power_cap"] == 0
+    assert found["penstock_gpu_xid_errors_total", "0", "79"] == 1
+
+
+def test_what_a_gpu_does_not_support_is_absent_and_the_rest_is_there() -> None:
+    library = FakeNvml(lacks=("nvmlDeviceGetPowerUsage", "nvmlDeviceGetRemappedRows", "nvmlEventSetCreate"))
+    found = values(Gpus(lambda: library))
+    names = {name for name, *_ in found}
+    absent = {"penstock_gpu_power_watts", "penstock_gpu_remapped_rows", "penstock_gpu_xid_errors_total"}
+    assert names == SENSORS.keys() - absent
+
+
+def test_without_a_driver_it_says_so_and_looks_again_with_every_scrape() -> None:
+    library = FakeNvml(away=True)
+    gpus = Gpus(lambda: library)
+    assert values(gpus) == {("penstock_gpu_exporter_up",): 0}
+    library.away = False
+    assert values(gpus)["penstock_gpu_exporter_up",] == 1
+    assert library.inits == 2
+
+
+def test_a_driver_that_goes_away_is_opened_again() -> None:
+    library = FakeNvml()
+    gpus = Gpus(lambda: library)
+    values(gpus)
+    library._said.pop("nvmlDeviceGetCount")
+    assert values(gpus) == {("penstock_gpu_exporter_up",): 0}
+    library._said["nvmlDeviceGetCount"] = 1
+    assert values(gpus)["penstock_gpu_exporter_up",] == 1
+    assert library.inits == 2
+
+
+def test_without_the_library_it_says_so() -> None:
+    def load() -> Any:
+        raise ImportError("No module named 'pynvml'")
+
+    assert values(Gpus(load)) == {("penstock_gpu_exporter_up",): 0}
+
+
+def test_promtool_has_nothing_to_say_about_the_names() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("this machine has no promtool (Debian: apt install prometheus)")
+    library = FakeNvml()
+    library.xid(48)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=scrape(Gpus(lambda: library)), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_command_serves_metrics_on_a_machine_without_a_gpu_and_ends_when_told() -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "cli", "gpu-exporter", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert re.fullmatch(rf"GPU metrics on http://127.0.0.1:{port}/metrics\n", process.stdout.readline())
+        status, body = get(f"http://127.0.0.1:{port}/metrics")
+        process.terminate()
+        assert process.wait(10) == 0
+    assert status == 200
+    assert re.search(rb"^penstock_gpu_exporter_up [01]\.0$", body, re.MULTILINE)
+    assert b'penstock_build_info{role="gpu-exporter",version="' in body
