@@ -137,7 +137,7 @@ validate: .venv/.stamp-validate ## nginx, compose, Dockerfiles, scripts, workflo
 
 .PHONY: compose-test
 compose-test: ## the stack on a real Docker engine, with containers killed on purpose (10 to 20 minutes)
-	@$(STACK) test $(ARGS)
+	@$(STACK) test $(if $(PROFILES),--profiles "$(PROFILES)") $(ARGS)
 
 .PHONY: format
 format: .venv/.stamp-dev ## put the code into shape

