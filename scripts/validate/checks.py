@@ -118,8 +118,7 @@ def prometheus() -> str:
     if not folder.is_dir():
         return "nothing there"
     call([tool("promtool"), "check", "config", "--syntax-only", str(folder / "prometheus.yml")])
-    rules, tests = files("monitoring/prometheus/rules/*.yml"), files("monitoring/prometheus/**/tests/*.yml")
-    rules = [name for name in rules if name not in tests]
+    rules, tests = files("monitoring/prometheus/rules/*.yml"), files("monitoring/prometheus/tests/*.yml")
     if rules:
         call([tool("promtool"), "check", "rules", *rules])
     for name in tests:

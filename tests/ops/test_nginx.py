@@ -159,7 +159,7 @@ async def test_uploads_reach_the_replica_while_they_arrive(tmp_path: Path, path:
     assert replica.body_bytes == 2 * len(half)
 
 
-@pytest.mark.parametrize(("path", "size"), [("/v1/chat/completions", 13_000_000), ("/v1/files", 230_000_000)])
+@pytest.mark.parametrize(("path", "size"), [("/v1/chat/completions", 13_000_000), ("/v1/files", 560_000_000)])
 async def test_what_is_too_large_is_refused_in_the_words_of_the_api(tmp_path: Path, path: str, size: int) -> None:
     replica = Upstream(answers=True)
     async with upstreams(replica) as ports:
