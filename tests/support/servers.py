@@ -52,8 +52,9 @@ def in_container(kind: Kind) -> bool:
     if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
         return False  # asked first: the Docker client leaks a socket when there is nothing to connect to
     try:
-        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 - takes a while, and not every machine has it
         from testcontainers.core.config import testcontainers_config  # noqa: PLC0415 - as above
+
+        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 - takes a while, and not every machine has it
 
         client = docker.from_env()
     except Exception:  # noqa: BLE001 - whatever is missing, the answer is no

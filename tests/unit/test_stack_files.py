@@ -1,0 +1,135 @@
+"""The stack's files and the helpers around them: secrets, choices, what the images and compose say of each other."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from scripts import setup
+from scripts.stack import dotenv, embedded, hardware, images, lifting, places, trial
+
+COMPOSE = (places.COMPOSE / "docker-compose.yml").read_text(encoding="utf-8")
+
+
+def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    assert dotenv.prepare(path) == sorted(dotenv.SECRETS)
+    first = dotenv.read(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert dotenv.prepare(path) == []
+    assert dotenv.read(path) == first
+    assert all(len(first[name]) >= 64 for name in dotenv.SECRETS)
+    assert len({first[name] for name in dotenv.SECRETS}) == len(dotenv.SECRETS)
+
+
+def test_the_web_uis_key_is_one_that_replicas_take(tmp_path: Path) -> None:
+    dotenv.prepare(tmp_path / ".env")
+    made = dotenv.read(tmp_path / ".env")
+    assert made["WEBUI_API_KEY"] in made["PENSTOCK_API_KEYS"].split(",")
+    assert made["PENSTOCK_API_KEYS"].split(",")[0] != made["WEBUI_API_KEY"]
+
+
+def test_what_an_operator_wrote_into_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("# mine\nREDIS_PASSWORD=chosen\nPENSTOCK_API_KEYS=a,b\nHTTP_PORT=9000\n")
+    path.chmod(0o644)
+    dotenv.prepare(path)
+    made = dotenv.read(path)
+    assert (made["REDIS_PASSWORD"], made["HTTP_PORT"]) == ("chosen", "9000")
+    assert made["PENSTOCK_API_KEYS"].startswith("a,b,pk-")
+    assert path.read_text().startswith("# mine\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_empty_secret_is_none(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("REDIS_PASSWORD=\n")
+    dotenv.prepare(path)
+    assert dotenv.read(path)["REDIS_PASSWORD"]
+    assert path.read_text().count("REDIS_PASSWORD=") == 1
+
+
+def test_compose_has_no_default_for_any_secret() -> None:
+    for name in dotenv.SECRETS:
+        uses = re.findall(rf"\$\{{{name}[^}}]*\}}", COMPOSE)
+        assert uses, f"{name} is used nowhere"
+        assert all(use.startswith(f"${{{name}:?") for use in uses), uses
+
+
+def test_every_container_of_ours_is_locked_down() -> None:
+    services = re.split(r"^  (?=[a-z][a-z0-9-]*:\n)", COMPOSE.partition("\nservices:\n")[2], flags=re.MULTILINE)[1:]
+    named = {text.partition(":")[0]: text for text in services}
+    assert {"nginx", "api", "redis", "worker-cpu", "worker-gpu-0", "prometheus"} <= set(named)
+    unlocked = {name for name, text in named.items() if not re.search(r"<<: \*(ours|worker|worker-gpu|nginx)\n", text)}
+    assert unlocked == {"webui"}, "webui says in a comment why it cannot be"
+    assert COMPOSE.count("  <<: *ours\n") >= 3
+
+
+def test_only_the_doors_are_published_beyond_this_machine() -> None:
+    ports = re.findall(r'ports: \["([^"]+)"\]', COMPOSE)
+    assert len(ports) >= 5
+    assert [port for port in ports if not port.startswith(("127.0.0.1:", "${HTTP_BIND:-127.0.0.1}"))] == [
+        "${HTTPS_BIND:-0.0.0.0}:${HTTPS_PORT:-8443}:8443"
+    ]
+
+
+def test_no_file_of_the_stack_names_a_registrys_host() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in places.ROOT.glob("docker/*Dockerfile")}
+    texts |= {places.COMPOSE: COMPOSE}
+    texts |= {path: path.read_text(encoding="utf-8") for path in places.ROOT.glob(".github/workflows/*.yml")}
+    for path, text in texts.items():
+        assert not re.search(r"\b[a-z0-9-]+\.(io|com|dev|org)/[a-z]", text), path
+
+
+def test_the_images_torch_is_that_of_the_set_up() -> None:
+    dockerfile = (places.ROOT / "docker" / "worker.Dockerfile").read_text(encoding="utf-8")
+    assert f"ARG TORCH={setup.TORCH}\n" in dockerfile
+
+
+def test_the_trial_looks_for_the_images_that_are_used() -> None:
+    for name in ("nginx", "redis"):
+        assert f"${{PENSTOCK_{name.upper()}_IMAGE:-{trial._BASES[name]}}}" in COMPOSE
+    for dockerfile in places.ROOT.glob("docker/*Dockerfile"):
+        assert f"ARG BASE={trial._BASES['debian']}\n" in dockerfile.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [(0, "cpu"), (1, "gpu"), (3, "gpu,gpu1,gpu2"), (16, "gpu," + ",".join(f"gpu{n}" for n in range(1, 8)))],
+)
+def test_a_machine_gets_a_worker_for_each_of_its_gpus(count: int, wanted: str) -> None:
+    assert hardware.profiles(count) == wanted
+    for name in wanted.split(","):
+        assert f"profiles: [{name}]" in COMPOSE
+
+
+@pytest.mark.parametrize(
+    ("profiles", "tags"),
+    [
+        ("sim", ["penstock-api:local"]),
+        ("cpu,monitoring", ["penstock-api:local", "penstock-worker:cpu"]),
+        ("gpu,gpu1", ["penstock-api:local", "penstock-worker:cuda"]),
+    ],
+)
+def test_only_the_images_that_are_needed_are_built(profiles: str, tags: list[str]) -> None:
+    assert [image.tag for image in images.needed(profiles)] == tags
+    assert all(f":-{tag}}}" in COMPOSE for tag in tags)
+
+
+def test_a_models_folder_is_mounted_wherever_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "Qwen3-8B"
+    folder.mkdir()
+    assert lifting.model_settings(str(folder)) == {"MODEL": "/models/local/Qwen3-8B", "MODELS_DIR": str(tmp_path)}
+    assert lifting.model_settings(str(places.MODELS / "demo"))["MODEL"] == "/models/local/demo"
+    assert lifting.model_settings("Qwen/Qwen3-8B") == {"MODEL": "Qwen/Qwen3-8B"}
+    with pytest.raises(places.StackError, match="is no folder"):
+        lifting.model_settings("/nowhere/at-all")
+
+
+def test_an_embedded_start_is_found_by_its_lock(tmp_path: Path) -> None:
+    assert embedded.process(tmp_path) is None
+    (tmp_path / "lock").write_text("4711")
+    assert embedded.process(tmp_path) is None, "the file is there, and nobody holds it"
