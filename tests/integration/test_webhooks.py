@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from shared.hot import HotClient
 from shared.keys import GlobalKeys
 from shared.metrics import WEBHOOKS, WEBHOOKS_PENDING, child
 from shared.storage import Storage, open_storage
+from tests.support.certificates import certificate
 from tests.support.polling import eventually, serving
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, receiving
 
@@ -59,12 +61,17 @@ async def ended(batches: Batches, name: str, status: str = "completed", tenant: 
 
 @asynccontextmanager
 async def telling(
-    batches: Batches, storage: Storage, url: str = "", resolve: Resolve | None = None, **given: object
+    batches: Batches,
+    storage: Storage,
+    url: str = "",
+    resolve: Resolve | None = None,
+    tls: ssl.SSLContext | None = None,
+    **given: object,
 ) -> AsyncIterator[None]:
     """A process's webhooks, to the operator's receiver at `url`."""
     own = {"webhook_secret": SECRET, "webhook_url": url} if url else {}
     settings = BatchSettings(**{"webhook_retry_s": "0.05,0.05,0.05", **own, **given})  # type: ignore[arg-type]
-    poster = Poster(settings.hook_rules, resolve)
+    poster = Poster(settings.hook_rules, resolve, tls)
     async with serving(Hooks(settings, batches, Manifests(storage, batches), poster)):
         yield
 
@@ -235,6 +242,32 @@ async def test_no_address_is_connected_to_that_is_not_public_or_opened(
     async with telling(batches, storage, resolve=inside, webhook_hosts=hosts, **LOOPBACK):
         await settled(batches, name, "delivered")
     assert len(receiver.told) == 1, "and the same is told where the network is opened"
+
+
+async def test_https_keeps_the_name_and_wants_a_certificate_of_it(
+    batches: Batches, storage: Storage, tmp_path: Path
+) -> None:
+    async def at_home(host: str, port: int) -> list[str]:
+        del host, port
+        return ["127.0.0.1"]
+
+    cert, key = certificate(tmp_path, NAME)
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.load_cert_chain(cert, key)
+    trusting = ssl.create_default_context(cafile=str(cert))
+    with receiving(tls=own) as receiver:
+        given = {"webhook_hosts": f"*.example.com:{receiver.port}", "webhook_networks": "127.0.0.0/8"}
+        name = await ended(batches, "batch_1", url=f"https://{NAME}:{receiver.port}/")
+        other = await ended(batches, "batch_2", url=f"https://other.example.com:{receiver.port}/")
+        async with telling(batches, storage, "", at_home, trusting, **given):
+            await settled(batches, name, "delivered")
+            await settled(batches, other, "failed")
+        (told,) = receiver.told
+        assert told.headers["host"] == f"{NAME}:{receiver.port}"
+        name = await ended(batches, "batch_3", url=f"https://{NAME}:{receiver.port}/")
+        async with telling(batches, storage, "", at_home, **given):
+            await settled(batches, name, "failed")
+        assert len(receiver.told) == 1, "nobody here trusts this certificate"
 
 
 @pytest.mark.parametrize("given", [{}, {"webhook_hosts": "any", **LOOPBACK}, {"webhook_hosts": "127.0.0.1:{port}"}])
