@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from api.hooks import HookRules
 from api.schemas import parse_object
 from shared.batch_windows import hours_of, window_s
 from shared.batches import ENDPOINTS
 from shared.errors import RequestError, invalid_request
+from shared.webhooks import key_of
 
 _MOST_METADATA, _KEY_CHARS, _VALUE_CHARS = 16, 64, 512
 _LEAST_KEPT_S, _MOST_KEPT_S = 3_600, 2_592_000
@@ -19,13 +21,14 @@ _SHOWN_CHARS = 60
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """What a client asks for. `facts` are fields of the batch's hash."""
+    """What a client asks for. `facts` are fields of the batch's hash, `secret` signs its webhook."""
 
     window_s: int
     facts: dict[str, str]
+    secret: str = field(default="", repr=False)
 
 
-def batch_of(body: bytes) -> NewBatch:
+def batch_of(body: bytes, hooks: HookRules) -> NewBatch:
     """The batch that a body asks for. Raises RequestError (400)."""
     fields = parse_object(body)
     facts = {"input_file_id": _text(fields, "input_file_id"), "endpoint": _endpoint(fields)}
@@ -41,11 +44,14 @@ def batch_of(body: bytes) -> NewBatch:
         facts["start_after"] = _start_after(fields["start_after"])
     if fields.get("start_window") is not None:
         facts["start_window"] = _start_window(fields["start_window"])
-    return NewBatch(seconds, facts)
+    secret = ""
+    if fields.get("webhook") is not None:
+        facts["webhook_url"], secret = _webhook(fields["webhook"], hooks)
+    return NewBatch(seconds, facts, secret)
 
 
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
+def _text(fields: dict[str, Any], field_name: str, *, within: str = "") -> str:
+    value, name = fields.get(field_name), f"{within}.{field_name}" if within else field_name
     if value is None:
         raise invalid_request(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
     if not isinstance(value, str):
@@ -104,3 +110,21 @@ def _start_window(value: object) -> str:
         message = f"Invalid 'start_window': {error}."
         raise invalid_request(message, param="start_window", code="invalid_value") from error
     return json.dumps(value)
+
+
+def _webhook(value: object, hooks: HookRules) -> tuple[str, str]:
+    """URL and secret. What is wrong is told without repeating either."""
+    if not isinstance(value, dict) or set(value) - {"url", "secret"}:
+        message = "Invalid type for 'webhook': expected an object with 'url' and 'secret'."
+        raise invalid_request(message, param="webhook", code="invalid_type")
+    url, secret = (_text(value, name, within="webhook") for name in ("url", "secret"))
+    try:
+        hooks.target(url)
+    except ValueError as error:
+        raise invalid_request(f"Invalid 'webhook.url': {error}.", param="webhook.url", code="invalid_value") from error
+    try:
+        key_of(secret)
+    except ValueError as error:
+        message = f"Invalid 'webhook.secret': it {error}."
+        raise invalid_request(message, param="webhook.secret", code="invalid_value") from error
+    return url, secret

@@ -1,4 +1,4 @@
-"""Where the fetching of images may connect to. Everything that it connects to, redirects included, comes by here.
+"""Where the fetching of images, and webhooks of clients, may connect to: all their connections come by here.
 
 A name is resolved once per connection, all its addresses are checked, and the connection goes to a checked address: a
 name server that answers differently a moment later changes nothing. TLS and the `Host` header keep the name. Proxies of
@@ -47,7 +47,7 @@ class UnreachableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """The setting `fetch_images`: from which hosts.
+    """The settings `fetch_images` and `webhook_hosts`: which hosts.
 
     Attributes:
         anywhere: from any host, on the ports of HTTP and HTTPS.
@@ -58,7 +58,7 @@ class Hosts:
     named: frozenset[tuple[str, int]] = frozenset()
 
     def allows(self, host: str, port: int) -> bool:
-        """Whether images may be fetched from there, as far as names go. `host` in lower case."""
+        """Whether that is one of them, as far as names go. `host` in lower case."""
         if self.anywhere and port in _PORTS:
             return True
         host = host.removesuffix(".")

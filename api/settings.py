@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from api.bylane import Mode, by_lane, mode, seconds
 from api.files.upload import UploadRules
+from api.hooks import HookRules
 from api.images import Rules
 from api.limits import Limits
 from api.reach import hosts_of, networks_of
@@ -60,6 +61,13 @@ class ApiSettings(Settings):
     fetch_images_bytes: int = Field(7_000_000, ge=1024, description="largest image that is fetched")
     fetch_images_timeout_s: float = Field(10, gt=0, description="seconds in which all images of a request must come")
     fetch_images_at_once: int = Field(16, ge=1, le=256, description="images that are fetched at the same time")
+    webhook_hosts: str = Field(
+        "off", description="to which hosts webhooks of batches go that their clients ask for: off, any, or hosts"
+    )
+    webhook_networks: str = Field(
+        "", description="networks to which such webhooks go although they are not public, as 10.1.0.0/16"
+    )
+    webhook_http: bool = Field(False, description="let such webhooks go to http:// URLs, too")
     storage_url: str = Field(
         "", description="where files are kept: a folder, s3://, gs:// or az://bucket/prefix; empty: there are no files"
     )
@@ -122,13 +130,13 @@ class ApiSettings(Settings):
         by_lane(text, seconds, 1.0)
         return text
 
-    @field_validator("fetch_images")
+    @field_validator("fetch_images", "webhook_hosts")
     @classmethod
     def _hosts(cls, text: str) -> str:
         hosts_of(text)
         return text
 
-    @field_validator("fetch_images_networks")
+    @field_validator("fetch_images_networks", "webhook_networks")
     @classmethod
     def _networks(cls, text: str) -> str:
         networks_of(text)
@@ -218,6 +226,11 @@ class ApiSettings(Settings):
             at_once=self.fetch_images_at_once,
             body_bytes=self.max_body_bytes,
         )
+
+    @property
+    def hook_rules(self) -> HookRules:
+        """Where webhooks may go that clients ask for."""
+        return HookRules(hosts_of(self.webhook_hosts), networks_of(self.webhook_networks), self.webhook_http)
 
     @property
     def keys(self) -> tuple[str, ...]:

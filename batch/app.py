@@ -19,8 +19,10 @@ from api.tokens import Tokens
 from batch.bridge import Bridge
 from batch.drivers import Drivers
 from batch.ends import Ends
+from batch.hooks import Hooks
 from batch.jobs import Jobs, connect_arq
 from batch.manifest import Manifests
+from batch.posting import Poster
 from batch.settings import BatchSettings
 from batch.tools import Tools
 from shared.batches import Batches
@@ -73,7 +75,8 @@ class BatchProcess:
             await services.start(OpsServer(self._readiness, self._listener))
             reaper = Reaper(control, settings.prefix)
             bridge = Bridge(tools.batches, arq, settings.prefix)
-            for service in (self._client, tools.ends, drivers, keeping, jobs, bridge, reaper):
+            hooks = Hooks(settings, tools.batches, Manifests(self._storage, tools.batches), Poster(settings.hook_rules))
+            for service in (self._client, tools.ends, drivers, keeping, jobs, bridge, hooks, reaper):
                 await services.start(service)
             return await self._until_stopped(services)
         finally:

@@ -10,13 +10,16 @@ import logging
 
 import msgspec
 
-from shared.batches import ENDED, Batch, Batches
+from shared.batch_scripts import Standing
+from shared.batches import Batch, Batches
 from shared.errors import ObjectMissingError
 from shared.storage import Storage
 
 log = logging.getLogger(__name__)
 
 FOLDER = "manifests"
+TOLD_WITHIN_MS = 86_400_000
+"""An end that is further back is not told any more."""
 _SUFFIX = ".json"
 _OWNERS = ("owner", "lease_ms")
 
@@ -74,8 +77,8 @@ class Manifests:
         except (ObjectMissingError, msgspec.DecodeError) as error:
             log.warning("the manifest of %s cannot be read: %s", batch, error)
             return False
-        active = kept.facts.get("status") not in ENDED
-        outcome = await self._batches.scripts.restore(batch, kept.facts, kept.rows, kept.parts, active=active)
+        standing = _standing(Batch(batch, kept.facts), await self._batches.now_ms())
+        outcome = await self._batches.scripts.restore(batch, kept.facts, kept.rows, kept.parts, standing)
         if outcome == "OK":
             log.warning("batch %s was lost by Redis, and is back with %d parts", batch, len(kept.parts))
         return outcome == "OK"
@@ -98,6 +101,13 @@ class Manifests:
                 await self._batches.scripts.forget(found.id, found.text("tenant"))
                 deleted += 1
         return deleted
+
+
+def _standing(batch: Batch, now_ms: int) -> Standing:
+    """Whether a restored batch goes on, and if it has ended, whether that may still have to be told."""
+    if not batch.ended:
+        return "active"
+    return "untold" if not batch.text("hook_state") and now_ms - ended_ms(batch) < TOLD_WITHIN_MS else "told"
 
 
 def ended_ms(batch: Batch) -> int:

@@ -17,6 +17,14 @@ LEASE_MS = 6_000
 IDEMPOTENCY_TTL_MS = 86_400_000
 """How long it is known which batch a key has made."""
 
+_READ_AT_ONCE = 1_000
+"""Entries of the outbox that one call of `batch_notify` takes over."""
+
+Standing = Literal["active", "told", "untold"]
+"""Of a batch that is restored. `untold`: it has ended, and nobody may have been told."""
+Told = Literal["delivered", "failed", "again", "later", "none"]
+"""What became of a webhook. `later`: nothing was tried; `none`: there is nobody to be told."""
+
 Facts = Mapping[str, str | int]
 
 
@@ -38,6 +46,14 @@ class Kept:
     now_ms: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What `batch_notify` answers: how many ends are to be told, now or later, and what was handed out."""
+
+    waiting: int
+    batches: list[str]
+
+
 class BatchScripts:
     """The scripts of batches. Every method raises BrokerUnavailableError: it may be repeated as it is."""
 
@@ -50,12 +66,25 @@ class BatchScripts:
         return await self._caller.evalsha(script.sha, script.text, keys, args)
 
     async def create(
-        self, batch: str, tenant: str, facts: Facts, *, window_ms: int, scope: str = "", fingerprint: str = ""
+        self,
+        batch: str,
+        tenant: str,
+        facts: Facts,
+        *,
+        window_ms: int,
+        scope: str = "",
+        fingerprint: str = "",
+        secret: str = "",
     ) -> tuple[str, str]:
-        """Nothing → validating. Returns OK, DUP or CONFLICT with the id. `scope`: hash of the idempotency key."""
+        """Nothing → validating. Returns OK, DUP or CONFLICT with the id.
+
+        `scope`: hash of the idempotency key. `secret`: of the batch's own webhook.
+        """
         k = self._keys
         keys = [k.batch(batch), k.batches_of(tenant), k.batches_active, k.batch_idempotency(scope or "-")]
-        args = [batch, fingerprint, IDEMPOTENCY_TTL_MS if scope else 0, window_ms, "tenant", tenant, *_flat(facts)]
+        keys.append(k.batch_secret(batch))
+        args = [batch, fingerprint, IDEMPOTENCY_TTL_MS if scope else 0, window_ms, secret]
+        args += ["tenant", tenant, *_flat(facts)]
         outcome, found = await self._run("batch_create", keys, args)
         return outcome.decode(), found.decode()
 
@@ -103,13 +132,13 @@ class BatchScripts:
         return reply[0].decode(), _word(reply[1:])
 
     async def restore(
-        self, batch: str, facts: Mapping[str, str], bitmap: bytes, parts: Iterable[str], *, active: bool
+        self, batch: str, facts: Mapping[str, str], bitmap: bytes, parts: Iterable[str], standing: Standing
     ) -> str:
         """Gives Redis back what it has lost. Returns OK or KNOWN."""
         k = self._keys
         keys = [k.batch(batch), k.batches_of(facts["tenant"]), k.batches_active]
-        keys += [k.batch_rows(batch), k.batch_parts(batch)]
-        args = [batch, bitmap, msgpack.packb(list(parts)), facts["created_at_ms"], int(active), *_flat(facts)]
+        keys += [k.batch_rows(batch), k.batch_parts(batch), k.batch_hooks]
+        args = [batch, bitmap, msgpack.packb(list(parts)), facts["created_at_ms"], standing, *_flat(facts)]
         return str((await self._run("batch_restore", keys, args)).decode())
 
     async def forget(self, batch: str, tenant: str) -> str:
@@ -117,6 +146,20 @@ class BatchScripts:
         k = self._keys
         keys = [k.batch(batch), k.batches_of(tenant), k.batch_rows(batch), k.batch_parts(batch)]
         return str((await self._run("batch_forget", keys, [batch])).decode())
+
+    async def notify(self, most: int, *, lease_ms: int) -> Due:
+        """Hands out at most so many batches whose end is to be told; they come again after the lease."""
+        k = self._keys
+        keys = [k.batches_ended, k.batch_hooks_read, k.batch_hooks]
+        waiting, *found = await self._run("batch_notify", keys, [lease_ms, most, _READ_AT_ONCE])
+        return Due(waiting, [batch.decode() for batch in found])
+
+    async def notified(self, batch: str, before: int, outcome: Told, *, after_ms: int = 0, status: str = "") -> str:
+        """Settles what was handed out. `before`: attempts before this one. Returns OK, ENDED, STALE or GONE."""
+        k = self._keys
+        keys = [k.batch(batch), k.batch_hooks, k.batch_secret(batch)]
+        args = [batch, before, outcome, after_ms, status]
+        return str((await self._run("batch_notified", keys, args))[0].decode())
 
 
 def record_of(flat: list[bytes]) -> dict[str, str]:

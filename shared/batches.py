@@ -83,7 +83,20 @@ class Batch:
         for name in ("start_after", "start_window"):
             if self.text(name):
                 shown[name] = self.parsed(name)
+        if self.text("webhook_url") or self.text("hook_attempts"):
+            shown["webhook"] = self._webhook()
         return shown
+
+    def _webhook(self) -> dict[str, Any]:
+        """What became of it. Neither where it goes nor what signs it: both may be secret."""
+        state, at = self.text("hook_state") or "pending", self._moment("hook_at_ms")
+        shown = {
+            "status": state,
+            "attempts": self.number("hook_attempts"),
+            "last_attempt_at": at,
+            "last_status": self.number("hook_status") or None,
+        }
+        return shown | {f"{name}_at": at if name == state else None for name in ("delivered", "failed")}
 
     def _moment(self, name: str) -> int | None:
         return self.number(name) // 1000 if self.text(name) else None
@@ -171,6 +184,10 @@ class Batches:
     async def committed(self, batch: str) -> bytes:
         """The bitmap of committed rows: row 0 is the highest bit of the first byte."""
         return await self._call("GET", self.keys.batch_rows(batch)) or b""
+
+    async def secret(self, batch: str) -> str:
+        """The secret of a batch's own webhook; empty where there is none."""
+        return (await self._call("GET", self.keys.batch_secret(batch)) or b"").decode()
 
     async def present(self, batches: Sequence[str]) -> list[bool]:
         """Whether Redis knows each of these."""

@@ -56,6 +56,20 @@ class GlobalKeys:
         """String: `id|fingerprint` of an idempotency key with which a batch was made."""
         return f"{self.prefix}:{{batches}}:idem:{scope_hash}"
 
+    def batch_secret(self, batch: str) -> str:
+        """String: the secret that signs a batch's webhook, where the batch has one of its own."""
+        return f"{self.prefix}:{{batches}}:sec:{batch}"
+
+    @property
+    def batch_hooks(self) -> str:
+        """Sorted set: batches whose end is to be told by webhook, by when, Unix ms."""
+        return f"{self.prefix}:{{batches}}:hooks"
+
+    @property
+    def batch_hooks_read(self) -> str:
+        """String: the last entry of `batches_ended` that webhooks know of."""
+        return f"{self.prefix}:{{batches}}:hooked"
+
     @property
     def batches_active(self) -> str:
         """Sorted set: batches that have not ended, by creation (Unix ms)."""

@@ -192,6 +192,14 @@ BATCH_OLDEST_AGE = Gauge(
 BATCH_LEFT_SECONDS = Gauge(
     "penstock_batch_left_seconds", "Until the slowest batch will be done, as fast as it is now; 0 when not known."
 )
+WEBHOOKS_PENDING = Gauge(
+    "penstock_webhooks_pending", "Ends of batches that are to be told, now or later; every process says the same."
+)
+WEBHOOKS = Counter(
+    "penstock_webhook_attempts_total",
+    "Webhooks that this process has tried: delivered, again (it will be tried again), given_up, gone, refused.",
+    ["outcome"],
+)
 BATCH_ROWS = Counter("penstock_batch_rows_committed_total", "Rows committed by this process.", ["outcome"])
 BATCH_COMMITS = Counter("penstock_batch_commits_total", "Parts of outputs that this process has written.", ["outcome"])
 BATCH_TAKEOVERS = Counter(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from shared.connection import RedisCaller, connect
@@ -20,6 +21,10 @@ from shared.keys import Keys
 from shared.scripts import Scripts
 from tests.support import servers
 from tests.support.polling import serving
+
+# no deadline: how long an example takes says how busy the machine is
+settings.register_profile("penstock", max_examples=60, deadline=None)
+settings.load_profile("penstock")
 
 
 class _ByFile(LoadFileScheduling):

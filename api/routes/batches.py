@@ -57,12 +57,18 @@ async def create(request: Request, tenant: Tenant) -> dict[str, Any]:
     headers = dict(request.headers)
     check_encoding(headers)
     body = await body_of(request, headers.get("content-length", ""))
-    new, key = batch_of(body), terms_of(headers).key
+    new, key = batch_of(body, request.app.state.settings.hook_rules), terms_of(headers).key
     scope = hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:_SCOPE_DIGITS] if key else ""
     batches, batch = _batches(request), new_batch_id()
-    fingerprint = hashlib.sha256(msgspec.json.encode(new.facts, order="sorted")).hexdigest()
+    content = msgspec.json.encode(new.facts, order="sorted") + new.secret.encode()
     outcome, batch = await batches.scripts.create(
-        batch, tenant, new.facts, window_ms=new.window_s * 1000, scope=scope, fingerprint=fingerprint
+        batch,
+        tenant,
+        new.facts,
+        window_ms=new.window_s * 1000,
+        scope=scope,
+        fingerprint=hashlib.sha256(content).hexdigest(),
+        secret=new.secret,
     )
     if outcome == "CONFLICT":
         raise errors.idempotency_key_mismatch()

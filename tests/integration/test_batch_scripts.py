@@ -17,6 +17,7 @@ from shared.outcomes import Bounds
 from tests.integration.monitor import watching
 from tests.integration.shard import Shard
 from tests.support import servers
+from tests.support.receivers import SECRET
 
 WINDOW_MS = 3_600_000
 FACTS = {"input_file_id": "file-1", "endpoint": "/v1/completions"}
@@ -185,14 +186,14 @@ async def test_what_redis_has_lost_is_given_back_and_nothing_is_overwritten(
     found = await batches.find(batch)
     assert found is not None
     bitmap, parts = await batches.committed(batch), [" ".join(each.entry) for each in await batches.parts(batch)]
-    assert await own.restore(batch, found.facts, b"", [], active=True) == "KNOWN"
+    assert await own.restore(batch, found.facts, b"", [], "active") == "KNOWN"
     keys = [key async for key in client.scan_iter(match=f"{prefix}:*")]
     await client.delete(*keys)
     assert (await own.keep(batch, "d1")).outcome == "GONE"
     assert (await own.commit(batch, "d1", part("1-2"), [1], {})).outcome == "GONE"
     assert (await own.end(batch, "d1", "completed", {})).outcome == "GONE"
     assert (await own.take(batch, "d2")).outcome == "GONE"
-    assert await own.restore(batch, found.facts, bitmap, parts, active=True) == "OK"
+    assert await own.restore(batch, found.facts, bitmap, parts, "active") == "OK"
     assert await batches.committed(batch) == bitmap
     assert [" ".join(each.entry) for each in await batches.parts(batch)] == parts
     assert await batches.active() == [batch]
@@ -239,13 +240,16 @@ async def test_no_script_of_batches_touches_a_key_that_it_does_not_declare(
     every = {load(name).sha for name in script_names() if name.startswith("batch_")} | {load("forget").sha}
     async with watching(server.url) as touched:
         batch = await running(own)
-        await own.create("batch_2", "t1", FACTS, window_ms=WINDOW_MS, scope="s", fingerprint="f")
+        await own.create("batch_2", "t1", FACTS, window_ms=WINDOW_MS, scope="s", fingerprint="f", secret=SECRET)
         await own.commit(batch, "d1", part(), [0, 1], {"completed": 2})
         await own.cancel(batch)
         await own.end(batch, "d1", "completed", {})
+        assert (await own.notify(10, lease_ms=1_000)).batches == [batch]
+        assert await own.notified(batch, 0, "again", after_ms=0, status="500") == "OK"
+        assert await own.notified(batch, 1, "delivered", status="200") == "OK"
         await own.forget(batch, "t1")
         facts: dict[str, Any] = {"tenant": "t1", "created_at_ms": "1", "status": "in_progress"}
-        assert await own.restore(batch, facts, b"\x80", ["1-1 1 1 0"], active=True) == "OK"
+        assert await own.restore(batch, facts, b"\x80", ["1-1 1 1 0"], "untold") == "OK"
         await shard.claimed("r1")
         await shard.ended("r1")
         await shard.scripts.forget(["r1"])

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from api.images import MOST_REDIRECTS, Images, Rules
 from api.media import Pictures, pictures_of
 from api.reach import Hosts, Resolve, networks_of
 from shared.errors import RequestError
+from tests.support.certificates import certificate
 from tests.support.pictures import DATA, PNG, ImageServer, answer, image_server, redirect
 
 LOOPBACK = networks_of("127.0.0.0/8, ::1/128")
@@ -358,23 +358,15 @@ async def test_a_server_that_refuses_or_does_not_exist_tells_the_same_as_one_tha
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for NAME, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={NAME}"]
-    command += ["-addext", f"subjectAltName=DNS:{NAME}", "-keyout", str(key), "-out", str(cert)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("no openssl here")
-    return cert, key
+    return certificate(tmp_path_factory.mktemp("tls"), NAME)
 
 
 async def test_tls_keeps_the_name_although_the_connection_goes_to_the_checked_address(
-    certificate: tuple[Path, Path],
+    certified: tuple[Path, Path],
 ) -> None:
-    cert, key = certificate
+    cert, key = certified
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own.load_cert_chain(cert, key)
     trusting = ssl.create_default_context(cafile=str(cert))

@@ -43,7 +43,7 @@ def rows(text: str) -> list[list[str]]:
 def spelled(keys: Keys | GlobalKeys) -> dict[str, str]:
     """Key names by attribute, with the placeholders of the document."""
     placeholder = {"queue": "<queue>", "ledger": "<queue>", "fair": "<lane>", "idempotency": "<hash>"}
-    placeholder |= dict.fromkeys(("batch", "batch_rows", "batch_parts"), "<id>")
+    placeholder |= dict.fromkeys(("batch", "batch_rows", "batch_parts", "batch_secret"), "<id>")
     placeholder |= {"batches_of": "<tenant>", "batch_idempotency": "<hash>"}
     placeholder |= {"tokenizer": "<hash>", "file": "<id>", "tenant_files": "<hash>", "file_idempotency": "<hash>"}
     placeholder |= dict.fromkeys(("record", "body", "log", "channel", "response", "response_object"), "<rid>")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from api.cursors import with_cursors
@@ -55,9 +55,6 @@ FRAMES = {
     "frame_resume": Frame(RESUME, "f0e1d2c3b4a5", 3, [300], 14, Meta(after="0a1b2c3d4e5f"), b'data: {"c":3}\n\n'),
     "frame_script_end": decode_frame(end_frame("failed", "worker_lost", "why")),
 }
-
-settings.register_profile("wire", max_examples=60, deadline=None)
-settings.load_profile("wire")
 
 metas = st.none() | st.builds(
     Meta,
