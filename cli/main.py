@@ -16,6 +16,8 @@ Penstock serves large language models through a queue.
   penstock api [flags]                        one replica: HTTP in, queue out
   penstock worker [flags] [-- engine flags]   one worker: one engine, one model
   penstock batch-worker [flags]               one batch process: runs the rows of batches
+  penstock batch --input prompts.jsonl --output results.jsonl   a file of prompts, answered
+  penstock batch submit|status|watch|results|cancel|list        batches, looked after
   penstock dlq ls|show|redrive|drop           requests that were given up, and what to do with them
   penstock lanes [pause|resume|drain|purge|set|unset]   what waits in the lanes; stops and changes them
   penstock version                            versions of Penstock, Python and vLLM
@@ -44,6 +46,10 @@ def main(argv: list[str] | None = None) -> int:
         from cli import lanes  # noqa: PLC0415 - as above
 
         return lanes.main(arguments[1:])
+    if name == "batch":
+        from cli.batches import command as batch  # noqa: PLC0415 - as above
+
+        return batch.main(arguments[1:])
     if name in {"version", "--version", "-V"}:
         print(_versions())
         return 0
