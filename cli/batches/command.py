@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,8 @@ from shared.settings import read_settings
 
 _DETACHED = 130
 """Exit status of Ctrl-C."""
+_STOPPED = 143
+"""That of SIGTERM."""
 _NOBODY_READS = 141
 """As a shell shows a program that SIGPIPE has ended."""
 _FAULTY = 2
@@ -42,6 +45,8 @@ def main(argv: list[str]) -> int:
     arguments = (command_parser(argv[0]) if named else run_parser()).parse_args(argv[1:] if named else argv)
     program = f"penstock batch {argv[0]}" if named else "penstock batch"
 
+    signal.signal(signal.SIGTERM, _stop)
+
     def run() -> int:
         settings = read_settings(ClientSettings, where_of(arguments), program)
         session = _Session(arguments, settings)
@@ -56,15 +61,23 @@ def main(argv: list[str]) -> int:
         except OSError as error:
             msg = f"{error.filename or 'a file'}: {error.strerror or error}"
             raise RequestError(500, "io_error", msg) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             session.board.close()
             sys.stderr.write(session.farewell)
-            return _DETACHED
+            return _STOPPED if isinstance(interrupt, _StoppedError) else _DETACHED
         finally:
             session.board.close()
             session.client.close()
 
     return guarded(program, run)
+
+
+class _StoppedError(KeyboardInterrupt):
+    """SIGTERM: the same as Ctrl-C, but for the exit status."""
+
+
+def _stop(*_: object) -> None:
+    raise _StoppedError
 
 
 class _Session:

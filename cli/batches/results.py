@@ -24,7 +24,8 @@ from shared.errors import ConfigurationError, RequestError
 
 _MOST_SHOWN = 3
 _PAGE_ROWS = 500
-_PIECE_BYTES = 65_536
+_MOST_IDLE = 5
+"""Downloads that break without a byte, one after the other."""
 _NOT_FOUND = 404
 _GONE = 410
 _PARTIAL = 206
@@ -147,19 +148,23 @@ class Results:
 
     def _bytes_of(self, file: str) -> Iterator[bytes]:
         """The bytes of a file; a download that breaks goes on where it was, at whatever replica."""
-        offset = 0
+        offset, reached, idle = 0, 0, 0
         while True:
             headers = {"range": f"bytes={offset}-"} if offset else {}
             with self._client.stream(f"/v1/files/{file}/content", headers) as response:
                 if offset and response.status_code != _PARTIAL:
                     raise RequestError(502, "bad_answer", "The download broke, and the server cannot go on with it.")
                 try:
-                    for chunk in response.iter_bytes(_PIECE_BYTES):
+                    for chunk in response.iter_bytes():
                         offset += len(chunk)
                         yield chunk
                     return
                 except LOST as error:
-                    self._client.notice(f"The download broke ({str(error) or type(error).__name__}); going on.")
+                    idle, reached = (0 if offset > reached else idle + 1), offset
+                    why = str(error) or type(error).__name__
+                    if idle >= _MOST_IDLE:
+                        raise RequestError(502, "bad_answer", f"The download breaks again and again: {why}.") from error
+                    self._client.notice(f"The download broke ({why}); going on.")
 
 
 def _line_at(kept: IO[bytes], place: int) -> bytes:

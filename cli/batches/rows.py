@@ -190,9 +190,12 @@ class _Maker:
         wishes = self._wishes
         for name, value in wishes.body.items():
             body.setdefault(name, value)
-        if wishes.max_tokens is not None and not any(name in body for name in _LIMIT_NAMES):
+        limited = self.endpoint == EMBEDDINGS or any(name in body for name in _LIMIT_NAMES)
+        if wishes.max_tokens is not None and not limited:
             body["max_output_tokens" if self.endpoint == RESPONSES else "max_tokens"] = wishes.max_tokens
-        system = body.pop("system", None) or wishes.system if self.endpoint in {CHAT, RESPONSES} else ""
+        system = body.pop("system", None) or wishes.system
+        if system and self.endpoint not in {CHAT, RESPONSES}:
+            raise LineError(f"a system prompt has no place in {self.endpoint}")
         if system and self.endpoint == RESPONSES:
             body.setdefault("instructions", system)
         elif system and isinstance(body.get("messages"), list) and not _has_system(body["messages"]):
