@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -310,6 +311,29 @@ def test_sigterm_detaches_as_ctrl_c_does(stack: Stack, env: dict[str, str], tmp_
         assert watch.wait(30) == 128 + signal.SIGTERM
     assert batch_of(stack, batch)["status"] == "in_progress"
     assert penstock(tmp_path, env, "batch", "cancel", batch).returncode == 0
+
+
+def peak_bytes(folder: Path, env: dict[str, str], name: str) -> int:
+    """The most memory that submitting a file took. The batch is not run."""
+    words = command("batch", "submit", name, "--start-after", "+1h", "--max-tokens", "1")
+    with subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as submitting:
+        assert submitting.stdout is not None
+        batch = submitting.stdout.read().strip()
+        _, status, used = os.wait4(submitting.pid, 0)
+        submitting.returncode = os.waitstatus_to_exitcode(status)
+    assert submitting.returncode == 0
+    assert penstock(folder, env, "batch", "cancel", batch).returncode == 0
+    return used.ru_maxrss * 1024
+
+
+def test_a_large_input_is_never_in_memory(env: dict[str, str], tmp_path: Path) -> None:
+    with (tmp_path / "large.jsonl").open("w") as rows:
+        for row in range(2_000):
+            rows.write(f"{row} {'word ' * 6_000}\n")
+    size_bytes = (tmp_path / "large.jsonl").stat().st_size
+    assert size_bytes > 60_000_000
+    grown_bytes = peak_bytes(tmp_path, env, "large.jsonl") - peak_bytes(tmp_path, env, prompts(tmp_path, 2))
+    assert grown_bytes < size_bytes / 4
 
 
 def test_clean_takes_the_files_from_the_server_once_results_are_written(
