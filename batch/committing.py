@@ -60,6 +60,7 @@ class Committer:
         self.count = sum(byte.bit_count() for byte in bitmap)
         self.most_rows = most_rows
         self._waiting: list[Outcome] = []
+        self._pending: set[int] = set()
         self._bytes = 0
         self._since_s = 0.0
         self._begun_s = time.monotonic()
@@ -67,6 +68,7 @@ class Committer:
         self._some = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._committing = False
         self.flush = False
 
     def has(self, row: int) -> bool:
@@ -74,12 +76,15 @@ class Committer:
         return is_set(bytes(self.bitmap[row // 8 : row // 8 + 1]), row % 8)
 
     @property
-    def waiting(self) -> int:
-        """Rows that are not committed yet."""
-        return len(self._waiting)
+    def busy(self) -> bool:
+        """Whether there are rows that have ended and are not committed yet."""
+        return bool(self._waiting) or self._committing
 
     def add(self, outcome: Outcome) -> None:
-        """A row has ended."""
+        """A row has ended. The second time, that is nothing new."""
+        if outcome.row in self._pending or self.has(outcome.row):
+            return
+        self._pending.add(outcome.row)
         if not self._waiting:
             self._since_s = time.monotonic()
         self._waiting.append(outcome)
@@ -111,12 +116,15 @@ class Committer:
         """Commits what waits. Raises LostError."""
         outcomes, self._waiting, self._bytes = self._waiting, [], 0
         self._some.clear()
+        self._committing = True
         try:
             while outcomes and not await self._commit(outcomes):
                 self.bitmap[:] = await self._owned.committed()
                 self.count = sum(byte.bit_count() for byte in self.bitmap)
                 outcomes = [outcome for outcome in outcomes if not self.has(outcome.row)]
         finally:
+            self._pending = {outcome.row for outcome in self._waiting}
+            self._committing = False
             self._room.set()
 
     async def _commit(self, outcomes: list[Outcome]) -> bool:

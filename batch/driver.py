@@ -119,17 +119,18 @@ class Driver:
         if not batch.text("total"):  # cancelled before anything was known of its rows
             await self._end("cancelled", None, b"")
             return
-        closing, bitmap = batch.text("closing") or "completed", bytes(await owned.committed())
-        if owned.status in {"in_progress", "cancelling"} and closing != "expired":
+        closing = batch.text("closing") or "completed"
+        if owned.status in {"in_progress", "cancelling"} and not batch.text("closing"):
             if source is None:
                 await self._fail([Fault("invalid_request", input_gone(batch), "file_id")])
                 return
-            closing, bitmap = await self._run(source, batch)
-        await owned.refreshed()
+            closing = await self._run(source, batch)
         if closing == "completed":
             await owned.keep(move=("in_progress", "finalizing"))
-            await self._checkpoint()
-        await self._end(closing, source, bitmap)
+        await owned.keep({"closing": closing})  # from here on nothing more counts, so the files are always the same
+        await owned.refreshed()
+        await self._checkpoint()
+        await self._end(closing, source, bytes(await owned.committed()))
 
     async def _input(self) -> FileFacts | None:
         """The input file; None when it is gone. Redis may have lost its facts, and the batch still have them."""
@@ -178,8 +179,8 @@ class Driver:
 
     # ---- running
 
-    async def _run(self, source: FileFacts, batch: Batch) -> tuple[str, bytes]:
-        """Runs the rows. Returns how the batch is to end, and the bitmap of committed rows."""
+    async def _run(self, source: FileFacts, batch: Batch) -> str:
+        """Runs the rows. Returns how the batch is to end."""
         order = await self._order(source)
         window = self._tools.settings.batch_window_max
         self._committer = committer = Committer(
@@ -193,7 +194,7 @@ class Driver:
         state = RunState(self._tools, self._owned, order, source, committer, min(batch.number("fed"), len(order)))
         self._running = Running(state)
         try:
-            return await self._running.run(), bytes(committer.bitmap)
+            return await self._running.run()
         finally:
             self._running = None
 

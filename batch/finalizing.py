@@ -49,6 +49,7 @@ class Finalizing:
         """The id of a file of these lines; empty when there are none."""
         batch, files = self._owned.batch, self._tools.files
         tenant, file_id = batch.text("tenant"), batch_file_id(batch.id, batch.number("created_at_ms"), what)
+        await files.delete(tenant, file_id)  # an earlier driver's, whose facts may be those of other bytes
         received = await files.receive(tenant, lines, file_id=file_id)
         if not received.bytes:
             await files.discard(received)

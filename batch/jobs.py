@@ -55,12 +55,11 @@ class Jobs:
         """What the jobs do: drive a batch (FULL: elsewhere), restore lost batches, delete what has expired."""
         self._arq = arq
         self._queue = GlobalKeys(prefix).batch_jobs
-        self._functions = _functions(drive, audit)
+        self._functions = _functions(drive)
         self._crons = [
             cron(_without_context(audit), name=f"{prefix}:audit", second=30, unique=True, keep_result=0),
             cron(_without_context(sweep), name=f"{prefix}:sweep", minute=17, second=0, unique=True, keep_result=0),
         ]
-        self.up = False
 
     async def run(self, started: asyncio.Event) -> None:
         """Works until cancelled."""
@@ -70,12 +69,10 @@ class Jobs:
             began_s = asyncio.get_running_loop().time()
             worker = self._worker()
             try:
-                self.up = True
                 await worker.async_run()
             except Exception as error:  # noqa: BLE001 - whatever it is, it must run again
                 log.warning("arq's worker ended, and is started again: %r", error)
             finally:
-                self.up = False
                 await _ended(worker)
             if asyncio.get_running_loop().time() - began_s > _MOST_PAUSE_S:
                 pause_s = _FIRST_PAUSE_S
@@ -109,7 +106,7 @@ async def _ended(worker: Worker) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _functions(drive: Callable[[str], Awaitable[str]], audit: Callable[[], Awaitable[object]]) -> list[Function]:
+def _functions(drive: Callable[[str], Awaitable[str]]) -> list[Function]:
     async def drive_job(ctx: dict[Any, Any], batch: str) -> str:
         del ctx
         outcome = await drive(batch)
@@ -117,7 +114,7 @@ def _functions(drive: Callable[[str], Awaitable[str]], audit: Callable[[], Await
             raise Retry(defer=_FULL_AGAIN_S)
         return outcome
 
-    return [func(drive_job, name="drive"), func(_without_context(audit), name="audit")]
+    return [func(drive_job, name="drive")]
 
 
 def _without_context(job: Callable[[], Awaitable[object]]) -> Any:

@@ -46,6 +46,7 @@ class Running:
         self._refeeding = state.fed > 0
         self.pace = Pace()
         self._counted = 0
+        self._settling = False
         state.on_change = self._changed.set
 
     async def run(self) -> Closing:
@@ -167,7 +168,9 @@ class Running:
             await state.committer.room()
             taken = [state.ended.popleft() for _ in range(min(len(state.ended), _COLLECT_AT_ONCE))]
             flights = [flight for rid in taken if (flight := state.flights.get(rid)) is not None]
+            self._settling = True
             await asyncio.gather(*map(self._settle, flights))
+            self._settling = False
             self._changed.set()
 
     async def _settle(self, flight: Flight) -> None:
@@ -230,7 +233,7 @@ class Running:
             grace_s = state.tools.settings.batch_cancel_grace_s if closing == "cancelled" else 0.0
             await self._adopt()
             await self._end_flights(time.monotonic() + grace_s)
-        while state.ended or state.committer.waiting:
+        while state.ended or self._settling or state.committer.busy:
             state.committer.flush = True
             await asyncio.sleep(_DRAIN_LOOK_S / 10)
 

@@ -1,6 +1,6 @@
 -- batch_cancel: an active batch -> cancelling; its driver sees it and ends it. Idempotent.
 -- @include clock
--- KEYS  1 batch
+-- KEYS  1 batch      ARGV  none
 -- Returns  {'OK', status}      cancelling, or cancelled before; of one whose time is up, what it is
 --          {'ENDED', status}   it has ended otherwise      {'GONE'}  no such batch
 local v = redis.call('HMGET', KEYS[1], 'status', 'closing')

@@ -241,7 +241,7 @@ async def test_sigterm_lets_running_requests_end_and_leaves_no_process(
     up = start("--workers", "2", "--", "--itl-ms", "20", api=2)
     await up.ready(workers=2)
     processes = up.children()
-    assert len(processes) == 5
+    assert len(processes) == 6
     streams = [asyncio.create_task(stream_chat(http, up.url(index % 2), 100)) for index in range(4)]
     await first_tokens(up, 2)
     up.popen.terminate()
@@ -274,7 +274,7 @@ async def test_kill_9_leaves_no_process_and_the_folder_can_be_used_again(start: 
     up = start(api=2)
     await up.ready()
     processes = up.children()
-    assert len(processes) == 4
+    assert len(processes) == 5
     up.popen.kill()
     await until(lambda: not any(map(lives, processes)), up.story, within_s=5)
     again = start()
