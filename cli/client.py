@@ -23,7 +23,7 @@ key by --api-key, PENSTOCK_API_KEY, PENSTOCK_API_KEY_FILE or OPENAI_API_KEY. Sev
 replicas: when one is gone, the next one is asked."""
 LOST = (httpx2.TransportError,)
 """What a connection that breaks, or cannot be made, raises."""
-_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+_AGAIN = frozenset({408, 429, 502, 503, 504})
 _TIMEOUT = httpx2.Timeout(30, connect=5)
 """A stream that says nothing for half a minute is lost: heartbeats come every ten seconds."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0

@@ -38,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         from cli import up  # noqa: PLC0415 - `penstock api` need not load what only `up` uses
 
         return up.main(arguments[1:])
+    if name == "batch":
+        from cli.batches import command as batch  # noqa: PLC0415 - as above
+
+        return batch.main(arguments[1:])
     if name == "dlq":
         from cli import dlq  # noqa: PLC0415 - as above
 
@@ -46,10 +50,6 @@ def main(argv: list[str] | None = None) -> int:
         from cli import lanes  # noqa: PLC0415 - as above
 
         return lanes.main(arguments[1:])
-    if name == "batch":
-        from cli.batches import command as batch  # noqa: PLC0415 - as above
-
-        return batch.main(arguments[1:])
     if name in {"version", "--version", "-V"}:
         print(_versions())
         return 0

@@ -155,11 +155,11 @@ def test_a_row_that_fails_makes_the_exit_status_1_is_named_and_stands_in_the_out
 def test_ctrl_c_detaches_and_says_how_to_come_back_and_that_works(
     stack: Stack, env: dict[str, str], tmp_path: Path
 ) -> None:
-    name = prompts(tmp_path, 400)
+    name = prompts(tmp_path, 800)
     terminal = Terminal(tmp_path, env, "batch", "--input", name, "--output", "my results.jsonl", *SLOW)
     try:
         batch = terminal.until(r"Submitted as (batch_[0-9a-z]+)")[1]
-        terminal.until(r"[1-9][0-9]*/400 rows · 0 failed · \S+ rows/s · [0-9 ]+ tokens/s · .* left")
+        terminal.until(r"[1-9][0-9]*/800 rows · 0 failed · \S+ rows/s · [0-9 ]+ tokens/s · .* left")
         assert "━" in terminal.shown
         terminal.press(b"\x03")
         assert terminal.ended() == 130
@@ -175,7 +175,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back_and_that_works(
     assert words[3] == batch
     ran = penstock(tmp_path, env, *words[1:])
     assert ran.returncode == 0, ran.stderr
-    assert len((tmp_path / "my results.jsonl").read_text().splitlines()) == 400
+    assert len((tmp_path / "my results.jsonl").read_text().splitlines()) == 800
 
 
 def test_a_terminal_without_colours_gets_none(env: dict[str, str], tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_terminal_without_colours_gets_none(env: dict[str, str], tmp_path: Pat
 def test_results_come_row_by_row_while_the_batch_runs_and_each_of_them_once(
     stack: Stack, env: dict[str, str], tmp_path: Path
 ) -> None:
-    batch = submitted(tmp_path, env, prompts(tmp_path, 300), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 600), *SLOW)
     follow = subprocess.Popen(
         command("batch", "results", batch, "--follow"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
     )
@@ -202,16 +202,16 @@ def test_results_come_row_by_row_while_the_batch_runs_and_each_of_them_once(
         assert batch_of(stack, batch)["status"] == "in_progress"
         lines = [json.loads(line) for line in [first, *follow.stdout]]
         assert follow.wait(60) == 0
-    assert sorted(line["custom_id"] for line in lines) == sorted(f"row-{row}" for row in range(1, 301))
+    assert sorted(line["custom_id"] for line in lines) == sorted(f"row-{row}" for row in range(1, 601))
 
 
 def test_results_of_a_running_batch_are_those_that_there_are(stack: Stack, env: dict[str, str], tmp_path: Path) -> None:
-    batch = submitted(tmp_path, env, prompts(tmp_path, 400), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 3_000), *SLOW)
     until_done(stack, batch)
     ran = penstock(tmp_path, env, "batch", "results", batch)
     assert ran.returncode == 0
-    assert 0 < len(ran.stdout.splitlines()) < 400
-    assert "of 400 rows so far" in ran.stderr
+    assert 0 < len(ran.stdout.splitlines()) < 3_000
+    assert "of 3000 rows so far" in ran.stderr
     assert penstock(tmp_path, env, "batch", "cancel", batch).stdout == f"{batch}: cancelling\n"
     ran = penstock(tmp_path, env, "batch", "watch", batch, "--output", "some.jsonl")
     assert ran.returncode == 1
@@ -223,7 +223,7 @@ def test_results_of_a_running_batch_are_those_that_there_are(stack: Stack, env: 
 def test_whoever_watches_goes_on_at_another_replica_when_the_one_is_killed(stack: Stack, tmp_path: Path) -> None:
     doomed = stack.api()
     both = environment(f"{doomed.url},{stack.apis[0].url}")
-    batch = submitted(tmp_path, both, prompts(tmp_path, 300), *SLOW)
+    batch = submitted(tmp_path, both, prompts(tmp_path, 600), *SLOW)
     watch = subprocess.Popen(
         command("batch", "watch", batch, "--output", "out.jsonl"),
         cwd=tmp_path,
@@ -242,14 +242,14 @@ def test_whoever_watches_goes_on_at_another_replica_when_the_one_is_killed(stack
         shown += watch.stderr.read()
         assert watch.wait(60) == 0, shown
     assert "The connection broke" in shown
-    assert "300 of 300 rows, 0 failed" in shown
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 300
+    assert "600 of 600 rows, 0 failed" in shown
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 600
 
 
 def test_whoever_watches_waits_for_the_only_replica_to_come_back(stack: Stack, tmp_path: Path) -> None:
     doomed = stack.api()
     env = environment(doomed.url)
-    batch = submitted(tmp_path, env, prompts(tmp_path, 300), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 600), *SLOW)
     watch = subprocess.Popen(
         command("batch", "watch", batch, "--json"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
     )
@@ -262,25 +262,25 @@ def test_whoever_watches_waits_for_the_only_replica_to_come_back(stack: Stack, t
         shown += [json.loads(line) for line in watch.stdout]
         assert watch.wait(60) == 0
     assert shown[-1]["status"] == "completed"
-    assert shown[-1]["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
+    assert shown[-1]["request_counts"] == {"total": 600, "completed": 600, "failed": 0}
 
 
 def test_behind_a_proxy_that_lets_no_stream_through_it_asks_instead(
     stack: Stack, env: dict[str, str], tmp_path: Path
 ) -> None:
-    batch = submitted(tmp_path, env, prompts(tmp_path, 100), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 300), *SLOW)
     behaviour = Behaviour(refuse="/events")
     with bad_proxy(stack.apis[0].url, behaviour) as url:
         ran = penstock(tmp_path, environment(url), "batch", "watch", batch)
     assert ran.returncode == 0, ran.stderr
     assert behaviour.refused > 0
-    assert "100 of 100 rows" in ran.stderr
+    assert "300 of 300 rows" in ran.stderr
 
 
 def test_a_batch_that_is_away_until_it_is_restored_is_waited_for(
     stack: Stack, env: dict[str, str], tmp_path: Path
 ) -> None:
-    batch = submitted(tmp_path, env, prompts(tmp_path, 2), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 300), *SLOW)
     behaviour = Behaviour(refuse="/events", unknown=range(1, 3))
     with bad_proxy(stack.apis[0].url, behaviour) as url:
         ran = penstock(tmp_path, environment(url), "batch", "watch", batch)
@@ -301,7 +301,7 @@ def test_a_download_that_breaks_goes_on_where_it_was(stack: Stack, env: dict[str
 
 
 def test_sigterm_detaches_as_ctrl_c_does(stack: Stack, env: dict[str, str], tmp_path: Path) -> None:
-    batch = submitted(tmp_path, env, prompts(tmp_path, 400), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 3_000), *SLOW)
     words = command("batch", "watch", batch)
     with subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as watch:
         assert watch.stderr is not None
