@@ -7,15 +7,15 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from rich.table import Table
 
 from cli.batches.board import Board, open_board
+from cli.batches.ending import summary, verdict
 from cli.batches.flags import COMMANDS, command_parser, run_parser, submission_of, where_of
-from cli.batches.rates import count, span
 from cli.batches.results import Results, check_target, clean, opened
 from cli.batches.submit import FaultyInputError, submit
 from cli.batches.watching import Watch, ended
@@ -31,7 +31,6 @@ _STOPPED = 143
 _NOBODY_READS = 141
 """As a shell shows a program that SIGPIPE has ended."""
 _FAULTY = 2
-_FAULTS_SHOWN = 20
 _PAGE = 100
 _MOST_LISTED = 10_000
 
@@ -182,7 +181,7 @@ def _finish(session: _Session, found: dict[str, Any], results: Results) -> int:
     if arguments.json and arguments.output:
         _print(found)
     if not arguments.quiet:
-        for sentence in [*_summary(found), *results.written.failures]:
+        for sentence in [*summary(found), *results.written.failures]:
             say(sentence)
         hidden = results.written.failed - len(results.written.failures)
         if hidden > 0:
@@ -191,34 +190,7 @@ def _finish(session: _Session, found: dict[str, Any], results: Results) -> int:
             say(f"{arguments.output}: {results.written.lines} lines")
     if arguments.clean and results.written.lines:
         clean(session.client, found, say)
-    return _verdict(found)
-
-
-def _verdict(found: Mapping[str, Any]) -> int:
-    return 0 if found["status"] == "completed" and not found["request_counts"]["failed"] else 1
-
-
-def _summary(found: Mapping[str, Any]) -> list[str]:
-    """How a batch has ended, and what was wrong with its input."""
-    counts, usage = found["request_counts"], found.get("usage") or {}
-    end = next(
-        (found[f"{name}_at"] for name in ("completed", "failed", "expired", "cancelled") if found[f"{name}_at"]), 0
-    )
-    took = f" in {span(end - found['created_at'])}" if end else ""
-    said = f"{found['id']} {found['status']}{took}"
-    if counts["total"]:
-        said += f": {count(counts['completed'])} of {count(counts['total'])} rows, {count(counts['failed'])} failed"
-        said += f", {count(usage.get('input_tokens', 0))} tokens read, {count(usage.get('output_tokens', 0))} written"
-    faults = (found.get("errors") or {}).get("data") or []
-    lines = [_fault(fault) for fault in faults[:_FAULTS_SHOWN]]
-    more = len(faults) - len(lines)
-    return [said, *lines, *([f"… and {more} more: `penstock batch status {found['id']} --json`"] if more > 0 else [])]
-
-
-def _fault(fault: Mapping[str, Any]) -> str:
-    where = f"line {fault['line']}: " if fault.get("line") else ""
-    param = f" ({fault['param']})" if fault.get("param") else ""
-    return f"{where}{fault['code']}: {fault['message']}{param}"
+    return verdict(found)
 
 
 def _submit(session: _Session) -> int:
@@ -243,7 +215,7 @@ def _status(session: _Session) -> int:
             shown = moment(value * 1000) if name.endswith("_at") else value
             table.add_row(name, shown if isinstance(shown, str) else msgspec.json.encode(shown).decode())
     wide().print(table)
-    for line in _summary(found)[1 if not found["request_counts"]["total"] else 0 :]:
+    for line in summary(found)[1 if not found["request_counts"]["total"] else 0 :]:
         print(line)
     return 0
 
