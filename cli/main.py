@@ -16,6 +16,8 @@ Penstock serves large language models through a queue.
   penstock api [flags]                        one replica: HTTP in, queue out
   penstock worker [flags] [-- engine flags]   one worker: one engine, one model
   penstock batch-worker [flags]               one batch process: runs the rows of batches
+  penstock batch --input prompts.jsonl --output results.jsonl   a file of prompts, answered
+  penstock batch submit|status|watch|results|cancel|list        batches, looked after
   penstock dlq ls|show|redrive|drop           requests that were given up, and what to do with them
   penstock lanes [pause|resume|drain|purge|set|unset]   what waits in the lanes; stops and changes them
   penstock gpu-exporter [--port 9835]         the GPUs of this machine as metrics
@@ -37,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         from cli import up  # noqa: PLC0415 - `penstock api` need not load what only `up` uses
 
         return up.main(arguments[1:])
+    if name == "batch":
+        from cli.batches import command as batch  # noqa: PLC0415 - as above
+
+        return batch.main(arguments[1:])
     if name == "dlq":
         from cli import dlq  # noqa: PLC0415 - as above
 

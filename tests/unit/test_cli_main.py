@@ -54,7 +54,7 @@ def test_an_unknown_command_is_one_sentence_and_status_2(capsys: pytest.CaptureF
 def test_help_names_every_command_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for name in ("up", "api", "worker", "batch-worker", "version"):
+    for name in ("up", "api", "worker", "batch-worker", "batch", "version"):
         assert f"  penstock {name}" in shown
 
 

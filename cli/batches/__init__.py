@@ -1,0 +1,1 @@
+"""`penstock batch`: batches as a client of the HTTP API sees them."""
