@@ -234,7 +234,7 @@ def _complete_files(operation: Operation, path: str, whole: dict[str, Any]) -> N
 def _complete_batches(operation: Operation, path: str) -> None:
     """What the routes of `routes/batches.py` take and answer beyond their objects."""
     if path == f"{_BATCHES}/{{batch}}/events":
-        operation["responses"]["200"] = _text("The progress.", _EVENTS, _PROGRESS)
+        operation["responses"]["200"] = {"description": "The progress.", "content": {_EVENTS: _events(_PROGRESS)}}
     if path == _BATCHES and "requestBody" in operation:
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Idempotency-Key"})
 
@@ -245,7 +245,7 @@ def _content(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _events(example: str) -> dict[str, Any]:
     """A schema of OpenAPI 3.1 says nothing of a stream: whether it is the whole or an event differs by reader."""
-    return {"schema": {"description": "Server-Sent Events, each with an `id`."}, "example": example}
+    return {"schema": {"description": "Server-Sent Events."}, "example": example}
 
 
 def _text(description: str, kind: str, example: str) -> dict[str, Any]:

@@ -151,7 +151,7 @@ async def test_with_reasoning_words_and_a_call(vllm: Engine) -> None:
     [
         {"seed": 7, "temperature": 0.8},
         {"presence_penalty": 1.5},
-        {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
+        {"include": ["message.output_text.logprobs"], "top_logprobs": 1},
         {"text": _SCHEMA},
     ],
     ids=["seed", "penalty", "logprobs", "grammar"],

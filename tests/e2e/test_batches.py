@@ -333,7 +333,7 @@ async def test_rows_with_one_system_prompt_run_near_each_other(stack: Stack, htt
 
 
 async def test_results_are_read_while_it_runs_each_row_once(stack: Stack, http: httpx.AsyncClient) -> None:
-    batch = await create(http, await upload(stack, jsonl(chat_row(name, tokens=150) for name in names(128))))
+    batch = await create(http, await upload(stack, jsonl(chat_row(name, tokens=700) for name in names(128))))
     seen: list[dict[str, Any]] = []
     after, early = "", 0
     while True:

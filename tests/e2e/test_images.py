@@ -71,7 +71,7 @@ async def body_of(stack: Stack, http: httpx.AsyncClient, path: str, asked: dict[
         return bool(seen)
 
     answering = asyncio.create_task(http.post(path, json=asked))
-    await eventually(there, 10, "the request was admitted")
+    await eventually(there, 60, "the request was admitted")
     done = await answering
     assert done.status_code == 200, done.text
     assert URL.encode() not in b"".join(seen)

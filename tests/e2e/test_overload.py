@@ -341,7 +341,7 @@ async def test_who_joins_a_request_is_told_the_lane_that_serves_it(stack: Stack,
 
 @pytest.mark.parametrize(
     ("user", "tenant"),
-    [("alice", "user-alice"), (None, "anonymous"), ("a\nb" + "c" * 1_000_000, "user-"), (17, "anonymous")],
+    [("alice", "user-alice"), (None, "anonymous"), ("a\nb" + "c" * 1_000_000, "user-")],
 )
 async def test_without_keys_the_bodys_user_is_the_tenant_and_its_requests_are_found(
     stack: Stack, http: httpx.AsyncClient, user: object, tenant: str

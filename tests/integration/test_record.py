@@ -7,7 +7,7 @@ from tests.unit.test_protocol_docs import rows, section
 
 
 async def test_a_life_writes_the_documented_fields_and_no_others(shard: Shard) -> None:
-    told = {"endpoint": "/v1/completions", "model": "llama"}
+    told = {"endpoint": "/v1/completions", "model": "llama", "trace": "00-1-2-01"}
     await shard.claimed(finish_by_ms=in_ms(120_000), keep_ms=1000, stays=True, idempotency_ttl_ms=1000, **told)
     await shard.die("w1")
     await shard.scripts.requeue("w1", "r1", "a1")
