@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import redis.asyncio
