@@ -43,6 +43,7 @@ async def meanwhile(wanted: Ask, *, pause_s: float = 0.3, at_once: int = 1) -> A
             await task
 
 
+@pytest.mark.long
 @pytest.mark.drill(46)
 @pytest.mark.timeout(300)
 async def test_the_last_workers_die_under_their_requests_and_everybody_waits(stack: Stack, figures: Figures) -> None:
@@ -94,6 +95,7 @@ async def _killed_twice(stack: Stack, first: Worker, flags: tuple[str, ...]) -> 
         await eventually(lambda: server.xlen(K.queue("quarantine")) == 1, 20, "one is let out, one is kept")
 
 
+@pytest.mark.long
 @pytest.mark.drill(46)
 @pytest.mark.timeout(300)
 async def test_three_workers_die_under_their_streams(stack: Stack, figures: Figures) -> None:
@@ -115,6 +117,7 @@ async def test_three_workers_die_under_their_streams(stack: Stack, figures: Figu
     assert all(one.whole for one in seen)
 
 
+@pytest.mark.long
 @pytest.mark.drill(46)
 async def test_an_engine_is_slow_to_begin(stack: Stack, figures: Figures) -> None:
     stack.worker("--", "--ttft-ms", "3000", "--itl-ms", "5")
@@ -145,6 +148,7 @@ async def test_a_lane_is_paused_and_forgotten(stack: Stack, figures: Figures) ->
         await client.aclose()
 
 
+@pytest.mark.long
 @pytest.mark.drill(46)
 async def test_redis_is_full_throws_away_cannot_write_and_dies_and_then_the_replicas_do(figures: Figures) -> None:
     with running_stack(aof=True) as stack:

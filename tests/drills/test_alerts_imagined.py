@@ -38,6 +38,7 @@ async def test_a_gpu_is_full_hot_and_broken(tmp_path: Path, figures: Figures) ->
         figures |= await fires(prometheus, *expected)
 
 
+@pytest.mark.long
 @pytest.mark.drill(46)
 async def test_an_exporter_cannot_ask_its_driver(tmp_path: Path, figures: Figures) -> None:
     port = free_port()
@@ -56,6 +57,7 @@ async def test_an_exporter_cannot_ask_its_driver(tmp_path: Path, figures: Figure
             exporter.terminate()
 
 
+@pytest.mark.long
 @pytest.mark.drill(46)
 async def test_an_engine_runs_out_of_cache(tmp_path: Path, figures: Figures) -> None:
     registry, names = CollectorRegistry(), ("model_name", "engine")
@@ -71,6 +73,7 @@ async def test_an_engine_runs_out_of_cache(tmp_path: Path, figures: Figures) -> 
         figures |= await fires(prometheus, *expected)
 
 
+@pytest.mark.long
 @pytest.mark.drill(46)
 async def test_a_certificate_ends_soon_and_a_lane_is_not_served_alike(tmp_path: Path, figures: Figures) -> None:
     registry = CollectorRegistry()
