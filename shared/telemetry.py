@@ -94,6 +94,7 @@ def _name_subject(logger: Any, method: str, event: Event) -> Event:
     """A structlog processor. What a line says itself about its subject goes first."""
     del logger, method
     process = getattr(event.get("_record"), "processName", _MAIN_PROCESS)
+    event.pop("vllm_process_name", None)  # vLLM puts it on every line of a process that has imported it
     if process != _MAIN_PROCESS:  # one of an engine's
         event.setdefault("process", process)
     for name, value in zip(Subject._fields, subject.get(), strict=True):

@@ -162,7 +162,7 @@ async def test_a_stream_whose_workers_die_one_after_the_other_is_still_one_text(
         for _ in range(2):
             victim = stack.workers[-1]
             await eventually(lambda: victim.metric("penstock_flushed_frames_total") >= 20, 15, "it shows text")  # noqa: B023 - awaited in its own round
-            stack.worker("--", "--itl-ms", "5")  # after two kills they wait in quarantine: one goes after the other
+            stack.worker("--", "--itl-ms", "20")  # after two kills they wait in quarantine: one goes after the other
             victim.kill()
         seen = await asyncio.gather(*streams)
         assert stack.workers[2].metric("penstock_resumes_total") == 8

@@ -156,7 +156,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back_and_that_works(
     stack: Stack, env: dict[str, str], tmp_path: Path
 ) -> None:
     name = prompts(tmp_path, 800)
-    terminal = Terminal(tmp_path, env, "batch", "--input", name, "--output", "my results.jsonl", *SLOW)
+    terminal = Terminal(tmp_path, env, "batch", "--input", name, "--output", "my results.jsonl", "--max-tokens", "900")
     try:
         batch = terminal.until(r"Submitted as (batch_[0-9a-z]+)")[1]
         terminal.until(r"[1-9][0-9]*/800 rows · 0 failed · \S+ rows/s · [0-9 ]+ tokens/s · .* left")
