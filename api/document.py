@@ -17,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api import dialects
 from api.surface import BY_PATH
-from shared import errors
+from shared import errors, file_errors, http_errors
 from shared.errors import RequestError
 
 Operation = dict[str, Any]
@@ -46,8 +46,8 @@ _CANNOT = RequestError(501, "not_implemented", "The model cannot do that.", shou
 _CLOSED = RequestError(403, "admin_closed", "The admin routes are closed: set PENSTOCK_ADMIN_KEYS on the replicas.")
 _KEYS = (errors.invalid_api_key("The API key is not valid."),)
 _AWAY = (
-    errors.request_stalled(60),
-    errors.head_too_large(65_536, 200),
+    http_errors.request_stalled(60),
+    http_errors.head_too_large(65_536, 200),
     errors.broker_unavailable(),
     errors.internal_error(),
 )
@@ -61,10 +61,10 @@ _ANSWERED: tuple[RequestError, ...] = (
     errors.endpoint_not_supported("penstock-demo", "/v1/embeddings"),
     errors.idempotency_in_progress("req_0_4f1c"),
     errors.result_expired("req_0_4f1c"),
-    errors.request_too_large(10_000_000),
-    errors.unsupported_media_type("text/plain"),
+    http_errors.request_too_large(10_000_000),
+    http_errors.unsupported_media_type("text/plain"),
     errors.idempotency_key_mismatch(),
-    errors.image_not_fetched("its host cannot be reached", "messages.0.content.1.image_url"),
+    file_errors.image_not_fetched("its host cannot be reached", "messages.0.content.1.image_url"),
     _GONE,
     errors.queue_full(5_000, 3),
     errors.no_free_slot("interactive", 8, 1),
@@ -77,33 +77,33 @@ _ANSWERED: tuple[RequestError, ...] = (
     errors.too_many_attempts(),
     _CANNOT,
     errors.no_capacity("penstock-demo", 30),
-    errors.images_busy(),
+    file_errors.images_busy(),
     errors.queue_timeout(),
     errors.lane_draining("batch", 10),
     errors.deadline_exceeded(),
 )
 _STORED = (
-    errors.no_storage(),
-    errors.storage_unavailable(),
+    file_errors.no_storage(),
+    file_errors.storage_unavailable(),
 )
 _UPLOADED = (
     errors.invalid_request("`purpose` must be one of: assistants, batch.", param="purpose"),
-    errors.file_quota_exceeded("bytes"),
-    errors.upload_timeout(60),
-    errors.file_too_large(200_000_000, "batch"),
-    errors.unsupported_media_type("application/json", "a form (`multipart/form-data`)"),
+    file_errors.file_quota_exceeded("bytes"),
+    file_errors.upload_timeout(60),
+    file_errors.file_too_large(200_000_000, "batch"),
+    http_errors.unsupported_media_type("application/json", "a form (`multipart/form-data`)"),
     errors.idempotency_key_mismatch(),
-    errors.uploads_busy(),
-    errors.storage_full(),
+    file_errors.uploads_busy(),
+    file_errors.storage_full(),
 )
 _BATCHED = (
     errors.invalid_request(
         "Missing required parameter: 'endpoint'.", param="endpoint", code="missing_required_parameter"
     ),
-    errors.batch_not_cancellable("completed"),
+    file_errors.batch_not_cancellable("completed"),
     errors.result_expired("batch_01kq"),
-    errors.request_too_large(10_000_000),
-    errors.unsupported_media_type("text/plain"),
+    http_errors.request_too_large(10_000_000),
+    http_errors.unsupported_media_type("text/plain"),
     errors.idempotency_key_mismatch(),
 )
 _ASKED = (
@@ -270,10 +270,10 @@ def _errors_of(path: str) -> Iterable[RequestError]:
     if path.startswith(_RESPONSES):
         return (*_ASKED, errors.result_expired("resp_0_4f1c"), *_KEYS, *_AWAY)
     if path.startswith(_ADMIN):
-        sent = (errors.request_too_large(10_000_000), errors.unsupported_media_type("text/plain"))
+        sent = (http_errors.request_too_large(10_000_000), http_errors.unsupported_media_type("text/plain"))
         return (*_ASKED, *_KEYS, *_AWAY, _CLOSED, *(sent if path == _SETTINGS else ()))
     if path.startswith(_FILES):
-        own = _UPLOADED if path == _FILES else (errors.range_not_satisfiable(1_042),)
+        own = _UPLOADED if path == _FILES else (file_errors.range_not_satisfiable(1_042),)
         return (*own, *_ASKED, *_STORED, *_KEYS, *_AWAY)
     if path.startswith(_BATCHES):
         return (*_BATCHED, *_ASKED, *_STORED, *_KEYS, *_AWAY)

@@ -18,7 +18,7 @@ import httpx2
 
 from api.media import Pictures
 from api.reach import CheckedNetwork, Hosts, Network, Resolve, Resolver, UnreachableError
-from shared import errors
+from shared import errors, file_errors, http_errors
 from shared.errors import RequestError, invalid_request
 from shared.metrics import IMAGES, child
 
@@ -78,7 +78,7 @@ class _Room:
         """Raises RequestError (413) for more than fits into the body: four characters for three bytes."""
         self.taken += size
         if self.taken * 4 > self.body_bytes * 3:
-            raise errors.request_too_large(self.body_bytes)
+            raise http_errors.request_too_large(self.body_bytes)
 
 
 class Images:
@@ -127,7 +127,7 @@ class Images:
             raise self._late(next(iter(urls.values())), room, own=left_s <= within_s) from None
         body = pictures.filled({url: task.result() for url, task in zip(urls, tasks, strict=True)})
         if len(body) > self._rules.body_bytes:
-            raise errors.request_too_large(self._rules.body_bytes)
+            raise http_errors.request_too_large(self._rules.body_bytes)
         return body
 
     def _late(self, param: str, room: _Room, *, own: bool) -> RequestError:
@@ -135,8 +135,8 @@ class Images:
         if own:
             return errors.deadline_exceeded()
         if not room.used:
-            return errors.images_busy()
-        return errors.image_not_fetched(f"it did not come within {self._rules.timeout_s:g} s", param)
+            return file_errors.images_busy()
+        return file_errors.image_not_fetched(f"it did not come within {self._rules.timeout_s:g} s", param)
 
     async def _fetch(self, url: str, param: str, room: _Room) -> tuple[str, bytes]:
         """Media type and content. Raises RequestError (413, 422)."""
@@ -146,16 +146,16 @@ class Images:
                 found = await self._follow(url, room)
             except _FailedError as error:
                 self._failed(url, error.outcome, error)
-                raise errors.image_not_fetched(error.told, param) from error
+                raise file_errors.image_not_fetched(error.told, param) from error
             except UnreachableError as error:
                 self._failed(url, "unreachable", error)
-                raise errors.image_not_fetched("its host cannot be reached", param) from error
+                raise file_errors.image_not_fetched("its host cannot be reached", param) from error
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 self._failed(url, "unreachable", error)
-                raise errors.image_not_fetched("its host cannot be reached", param) from error
+                raise file_errors.image_not_fetched("its host cannot be reached", param) from error
             except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
                 self._failed(url, "failed", error)
-                raise errors.image_not_fetched("its host did not answer as it should", param) from error
+                raise file_errors.image_not_fetched("its host did not answer as it should", param) from error
         child(IMAGES, "fetched").inc()
         return found
 

@@ -16,7 +16,7 @@ from starlette.routing import Match, Route
 
 from api import dialects
 from api.exchange import current_exchange
-from shared import errors
+from shared import errors, file_errors, http_errors
 from shared.errors import RequestError, StorageFullError
 from shared.metrics import REJECTED
 from shared.wire import Meta
@@ -169,7 +169,7 @@ async def on_storage_error(request: Request, error: Exception) -> Response:
     """FastAPI's handler of StorageUnavailableError. What the storage said is for the log only."""
     log.warning("storage: %s", error)
     full = isinstance(error, StorageFullError)
-    return await on_request_error(request, errors.storage_full() if full else errors.storage_unavailable())
+    return await on_request_error(request, file_errors.storage_full() if full else file_errors.storage_unavailable())
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
@@ -186,7 +186,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 404:  # noqa: PLR2004
         problem = errors.not_found(f"{request.method} {path}")
     elif error.status_code == 405:  # noqa: PLR2004
-        problem = errors.method_not_allowed(request.method, path)
+        problem = http_errors.method_not_allowed(request.method, path)
     else:
         problem = RequestError(error.status_code, "invalid_request_error", str(error.detail), should_retry=False)
     note(problem, path)

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from api import dialects, problems
-from shared import errors
+from shared import http_errors
 from shared.errors import RequestError
 
 MOST_HEAD_BYTES = 65_536
@@ -70,7 +70,7 @@ class Protocol(HttpToolsProtocol):
         self._request_bytes += self._chunk_bytes
         super().data_received(data)
         if self._in_head and self._request_bytes > MOST_HEAD_BYTES:
-            self._refuse(errors.head_too_large(MOST_HEAD_BYTES, MOST_HEADERS))
+            self._refuse(http_errors.head_too_large(MOST_HEAD_BYTES, MOST_HEADERS))
         self._stop_waiting()
         # an answer that is being made is waited for; everything else is for the client to send
         if self._open or not self._answering():
@@ -88,7 +88,7 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) > MOST_HEADERS or (
             self._request_bytes > MOST_HEAD_BYTES and self._head_bytes() > MOST_HEAD_BYTES
         ):
-            self._refusal = errors.head_too_large(MOST_HEAD_BYTES, MOST_HEADERS)
+            self._refusal = http_errors.head_too_large(MOST_HEAD_BYTES, MOST_HEADERS)
             raise _HeadTooLargeError
         super().on_headers_complete()
 
@@ -100,7 +100,7 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """See uvicorn: what came is no HTTP, or a callback has refused it."""
         del msg
-        self._refuse(self._refusal or errors.not_http())
+        self._refuse(self._refusal or http_errors.not_http())
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -114,7 +114,7 @@ class Protocol(HttpToolsProtocol):
         if self.flow.read_paused:  # what the client has sent waits for us
             self._stall = self.loop.call_later(self.stall_s, self._stalled)
         elif self._open:
-            self._refuse(errors.request_stalled(self.stall_s))
+            self._refuse(http_errors.request_stalled(self.stall_s))
         else:
             self.transport.close()
 

@@ -11,7 +11,8 @@
     └── RequestError             one request ends, with an HTTP status and a stable code
 
 A `RequestError` carries what the client is told. Its `code` is the same word in the response body, in the logs and in
-the `code` label of the metrics. Statuses and codes: the table in `docs/protocol.md`.
+the `code` label of the metrics. Statuses and codes: the table in `docs/protocol.md`. Those of HTTP itself are made in
+`http_errors.py`, those of files, images and batches in `file_errors.py`.
 """
 
 from __future__ import annotations
@@ -138,49 +139,10 @@ def not_found(what: str) -> RequestError:
     return RequestError(404, "not_found", f"{what} was not found.")
 
 
-def batch_not_found(batch: str) -> RequestError:
-    """404, as OpenAI has it: no such batch, or somebody else's."""
-    return RequestError(404, "not_found", f"No batch found with id '{batch[:64]}'.", param="batch_id")
-
-
-def batch_not_cancellable(status: str) -> RequestError:
-    """409, as OpenAI has it: the batch has ended otherwise."""
-    message = f"Cannot cancel a batch with status '{status}'."
-    return RequestError(409, "batch_ended", message, should_retry=False)
-
-
 def endpoint_not_supported(model: str, path: str) -> RequestError:
     """404: the engine of this model does not know the route: a chat model has no embeddings, or the other way."""
     message = f"The model `{model}` does not answer {path}. Ask another model, or another endpoint."
     return RequestError(404, "endpoint_not_supported", message, param="model", should_retry=False)
-
-
-def method_not_allowed(method: str, path: str) -> RequestError:
-    """405: the path is right, the method is not."""
-    return RequestError(405, "method_not_allowed", f"{method} is not allowed on {path}.", should_retry=False)
-
-
-def unsupported_media_type(sent: str, wanted: str = "plain JSON (`Content-Type: application/json`)") -> RequestError:
-    """415: the body is not said to be what the route takes, JSON as a rule, or is compressed."""
-    message = f"Send the body as {wanted}, not as `{sent}`."
-    return RequestError(415, "unsupported_media_type", message, should_retry=False)
-
-
-def not_http() -> RequestError:
-    """400: what came on the connection cannot be read as a request."""
-    return RequestError(400, "invalid_request_error", "This could not be read as HTTP/1.1.", should_retry=False)
-
-
-def request_stalled(waited_s: float) -> RequestError:
-    """408: a request has begun, and its rest does not come."""
-    message = f"The rest of the request did not come within {waited_s:g} s."
-    return RequestError(408, "request_timeout", message)
-
-
-def head_too_large(limit_bytes: int, limit_fields: int) -> RequestError:
-    """431: the URL and the headers are longer, or the headers more, than a request needs."""
-    message = f"URL and headers are over the limit of {limit_bytes} bytes or {limit_fields} headers."
-    return RequestError(431, "head_too_large", message, should_retry=False)
 
 
 def invalid_cursor(message: str) -> RequestError:
@@ -207,47 +169,10 @@ def previous_response_not_found(response: str) -> RequestError:
     return RequestError(400, "previous_response_not_found", message, param=param, should_retry=False)
 
 
-def range_not_satisfiable(size_bytes: int) -> RequestError:
-    """416: the file has no such bytes."""
-    message = f"The file has {size_bytes} bytes; the range lies behind them."
-    headers = {"Content-Range": f"bytes */{size_bytes}"}
-    return RequestError(416, "range_not_satisfiable", message, param="Range", should_retry=False, headers=headers)
-
-
 def idempotency_key_mismatch() -> RequestError:
     """422: the key was used for another request."""
     message = "This idempotency key was used with another request. Use a new key for a new request."
     return RequestError(422, "idempotency_key_mismatch", message, should_retry=False)
-
-
-def image_not_fetched(why: str, param: str) -> RequestError:
-    """422: an image that the request names by its URL could not be had. `why` completes a sentence about it."""
-    message = f"The image could not be fetched: {why}. Check its URL, or send the image itself, as a data URL."
-    return RequestError(422, "image_not_fetched", message, param=param, should_retry=False)
-
-
-def request_too_large(limit_bytes: int) -> RequestError:
-    """413: the body is over the limit."""
-    return RequestError(413, "request_too_large", f"The request body is over the limit of {limit_bytes} bytes.")
-
-
-def file_too_large(limit_bytes: int, purpose: str = "") -> RequestError:
-    """413: the uploaded file is over the limit."""
-    what = f"a file of purpose `{purpose}`" if purpose else "a file"
-    message = f"The file is too large: {what} may have {limit_bytes} bytes."
-    return RequestError(413, "file_too_large", message, param="file", should_retry=False)
-
-
-def upload_timeout(idle_s: float) -> RequestError:
-    """408: nothing came of an upload for so long that it was given up."""
-    message = f"Nothing came of the upload for {idle_s:.0f} s, so it was given up."
-    return RequestError(408, "upload_timeout", message, should_retry=True)
-
-
-def file_quota_exceeded(what: str) -> RequestError:
-    """403: the tenant stores as much as it may. `what` says of what: bytes, files."""
-    message = f"You store as many {what} as you may. Delete files that you do not need any more, or let them expire."
-    return RequestError(403, "file_quota_exceeded", message, should_retry=False)
 
 
 def queue_full(depth: int, retry_after_s: float, *, own_turn: bool = False) -> RequestError:
@@ -294,12 +219,6 @@ def lane_draining(lane: str, retry_after_s: float) -> RequestError:
     return RequestError(503, "lane_draining", message, retry_after_s=retry_after_s)
 
 
-def images_busy() -> RequestError:
-    """503: the replica fetches as many images as it may, and none of this request's had its turn."""
-    message = "Too many images are being fetched right now. Retry later, or send the image itself, as a data URL."
-    return RequestError(503, "images_busy", message, retry_after_s=5)
-
-
 def queue_timeout() -> RequestError:
     """503: the deadline passed before a worker could start the request."""
     message = "No worker could start the request before its deadline. Retry later, or allow more time."
@@ -334,30 +253,6 @@ def broker_full(retry_after_s: float) -> RequestError:
     """503: Redis is short of memory; what is in the system already goes on."""
     message = f"The request broker is short of memory and takes nothing new. Retry after {retry_after_s:.0f} s."
     return RequestError(503, "broker_unavailable", message, retry_after_s=retry_after_s, should_retry=True)
-
-
-def uploads_busy() -> RequestError:
-    """503: the replica takes as many uploads as it may, and none of them ended in time."""
-    message = "Too many files are being uploaded right now. Retry later."
-    return RequestError(503, "uploads_busy", message, retry_after_s=5, should_retry=True)
-
-
-def no_storage() -> RequestError:
-    """501: the replica was started without a place for files."""
-    message = "No storage is configured, so there are no files here. Start the replicas with --storage-url."
-    return RequestError(501, "no_storage", message, should_retry=False)
-
-
-def storage_unavailable() -> RequestError:
-    """503: the object storage cannot be reached, or refuses."""
-    message = "The file storage cannot be used right now. Retry in a moment."
-    return RequestError(503, "storage_unavailable", message, retry_after_s=5, should_retry=True)
-
-
-def storage_full() -> RequestError:
-    """507: the object storage takes nothing more."""
-    message = "The file storage is full. Delete files, or ask the operator for more room."
-    return RequestError(507, "storage_full", message, should_retry=False)
 
 
 def worker_lost() -> RequestError:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import redis.asyncio
 
-from shared import errors
+from shared import errors, file_errors
 from shared.errors import ObjectMissingError, StorageUnavailableError
 from shared.file_index import NO_QUOTA, FileFacts, FileIndex, Order, Quota, UploadKey, facts_of, object_name
 from shared.ids import is_file_id, new_file_id
@@ -108,7 +108,7 @@ class Files:
             async for chunk in chunks:
                 size += len(chunk)
                 if most_bytes and size > most_bytes:
-                    raise errors.file_too_large(most_bytes)
+                    raise file_errors.file_too_large(most_bytes)
                 digest.update(chunk)
                 yield chunk
 
@@ -148,7 +148,7 @@ class Files:
             return facts
         await self.discard(received)
         if put.outcome != "DUP":
-            raise errors.file_quota_exceeded("bytes" if put.outcome == "BYTES" else "files")
+            raise file_errors.file_quota_exceeded("bytes" if put.outcome == "BYTES" else "files")
         if first is None or key is None or put.fingerprint != key.fingerprint:
             raise errors.idempotency_key_mismatch()
         return first
@@ -156,9 +156,9 @@ class Files:
     async def check_quota(self, tenant: str) -> None:
         """Raises RequestError (403) when the tenant stores as much as it may already."""
         if 0 < self._quota.bytes <= await self.index.used_bytes(tenant):
-            raise errors.file_quota_exceeded("bytes")
+            raise file_errors.file_quota_exceeded("bytes")
         if 0 < self._quota.files <= await self.index.count(tenant):
-            raise errors.file_quota_exceeded("files")
+            raise file_errors.file_quota_exceeded("files")
 
     async def discard(self, received: Received) -> None:
         """Drops bytes of which no file is to be made. What cannot be dropped now, a sweep will."""

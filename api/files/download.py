@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.observe import DIRECT_SEND
 from api.transport import hang_up, hang_up_watch
-from shared import errors
+from shared import file_errors
 from shared.errors import ObjectMissingError, StorageUnavailableError
 from shared.file_index import FileFacts
 from shared.metrics import FILE_BYTES, FILE_TRANSFERS, child
@@ -52,7 +52,7 @@ def wanted(facts: FileFacts, headers: Mapping[str, str]) -> tuple[int, int, int]
     start = int(first) if first else max(0, facts.bytes - int(last))
     end = min(facts.bytes, int(last) + 1) if first and last else facts.bytes
     if start >= end:
-        raise errors.range_not_satisfiable(facts.bytes)
+        raise file_errors.range_not_satisfiable(facts.bytes)
     return _PART, start, end
 
 

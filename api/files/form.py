@@ -13,7 +13,8 @@ from typing import Literal
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from shared.errors import RequestError, invalid_request, unsupported_media_type
+from shared.errors import RequestError, invalid_request
+from shared.http_errors import unsupported_media_type
 
 _KIND = b"multipart/form-data"
 _MOST_PARTS = 32

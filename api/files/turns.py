@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from shared import errors
+from shared import file_errors
 
 WAIT_S = 30.0
 
@@ -24,7 +24,7 @@ class Turns:
             async with asyncio.timeout(WAIT_S):
                 await self._free.acquire()
         except TimeoutError:
-            raise errors.uploads_busy() from None
+            raise file_errors.uploads_busy() from None
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ import msgspec
 from fastapi import Request
 
 from api.files.form import Form, Part
-from shared import errors
+from shared import file_errors, http_errors
 from shared.errors import invalid_request
 from shared.file_index import FileFacts, UploadKey
 from shared.files import Files, Received
@@ -111,10 +111,10 @@ class Upload:
     def _check_length(self, headers: Mapping[str, str]) -> None:
         most, declared = self._rules.most_bytes(None), headers.get("content-length", "")
         if declared.isascii() and declared.isdecimal() and int(declared) > most + _FORM_BYTES:
-            raise errors.file_too_large(most)
+            raise file_errors.file_too_large(most)
         encoding = headers.get("content-encoding", "identity")
         if encoding.strip().lower() != "identity":
-            raise errors.unsupported_media_type(encoding[:60], "a form (`multipart/form-data`), not compressed")
+            raise http_errors.unsupported_media_type(encoding[:60], "a form (`multipart/form-data`), not compressed")
 
     async def _read(self, form: Form) -> None:
         while (part := await form.part()) is not None:
@@ -154,7 +154,7 @@ class Upload:
             raise invalid_request(f"`purpose` is required: one of {', '.join(PURPOSES)}.", param="purpose")
         most_bytes = self._rules.most_bytes(asked.purpose)
         if asked.received.bytes > most_bytes:
-            raise errors.file_too_large(most_bytes, asked.purpose)
+            raise file_errors.file_too_large(most_bytes, asked.purpose)
         return asked.received, asked.purpose, asked.expiry_s()
 
     def _key(self, received: Received, key: str, ttl_s: int) -> UploadKey:
@@ -176,7 +176,7 @@ async def _body(request: Request, idle_s: float) -> AsyncIterator[bytes]:
             async with asyncio.timeout(idle_s):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            raise errors.upload_timeout(idle_s) from None
+            raise file_errors.upload_timeout(idle_s) from None
         if chunk is None:
             return
         yield chunk

@@ -16,7 +16,7 @@ from api import limits as limit
 from api.limits import DEFAULTS, Limits
 from api.responses.items import NONE, Items, as_items, prompt_of
 from api.schemas import Draft, ValidRequest, parse_object
-from shared import errors
+from shared import http_errors
 from shared.errors import invalid_request
 
 PATH = "/v1/responses"
@@ -63,7 +63,7 @@ class Asked:
         asked |= {"stream": True, "store": False}
         body = msgspec.json.encode(asked)
         if len(body) > limit_bytes:
-            raise errors.request_too_large(limit_bytes)
+            raise http_errors.request_too_large(limit_bytes)
         output = fields.get("max_output_tokens")
         cut = fields.get("truncation") == "auto"
         draft = Draft(PATH, body, asked, lane_header, limits, any_length=cut)

@@ -19,7 +19,7 @@ from api.batching import batch_of
 from api.idempotency import terms_of
 from api.results import Results, page_of, place_of
 from api.routes.completions import body_of, check_encoding
-from shared import errors
+from shared import errors, file_errors
 from shared.batches import Batch, Batches
 from shared.errors import BrokerUnavailableError
 from shared.ids import new_batch_id
@@ -45,7 +45,7 @@ async def _found(request: Request, batch: str, tenant: str) -> Batch:
     """A batch of this tenant. Raises RequestError (404)."""
     found = await _batches(request).find(batch)
     if found is None or found.text("tenant") != tenant:
-        raise errors.batch_not_found(batch)
+        raise file_errors.batch_not_found(batch)
     return found
 
 
@@ -53,7 +53,7 @@ async def _found(request: Request, batch: str, tenant: str) -> Batch:
 async def create(request: Request, tenant: Tenant) -> dict[str, Any]:
     """Makes a batch of the rows of a file. It is looked at, and run, by a batch process."""
     if request.app.state.storage is None:
-        raise errors.no_storage()
+        raise file_errors.no_storage()
     headers = dict(request.headers)
     check_encoding(headers)
     body = await body_of(request, headers.get("content-length", ""))
@@ -101,7 +101,7 @@ async def cancel(batch: str, request: Request, tenant: Tenant) -> dict[str, Any]
     await _found(request, batch, tenant)
     outcome, status = await _batches(request).scripts.cancel(batch)
     if outcome == "ENDED":
-        raise errors.batch_not_cancellable(status)
+        raise file_errors.batch_not_cancellable(status)
     return (await _found(request, batch, tenant)).shown()
 
 

@@ -19,7 +19,7 @@ from api.schemas import nested_too_deeply
 from api.sse import Answer
 from api.surface import ROUTES, Route, Validate
 from api.ticket import Ticket
-from shared.errors import request_too_large, unsupported_media_type
+from shared.http_errors import request_too_large, unsupported_media_type
 
 router = APIRouter()
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -13,7 +13,7 @@ from api.auth import tenant_of
 from api.files.download import Download, headers_of, wanted
 from api.files.upload import Upload
 from api.idempotency import terms_of
-from shared import errors
+from shared import errors, file_errors
 from shared.errors import ObjectMissingError, StorageUnavailableError
 from shared.file_index import FileFacts
 from shared.files import Files
@@ -33,7 +33,7 @@ def files_of(request: Request) -> Files:
     """The files of this replica. Raises RequestError (501) when it has no storage."""
     files: Files | None = request.app.state.files
     if files is None:
-        raise errors.no_storage()
+        raise file_errors.no_storage()
     return files
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import shared.errors
+import shared.file_errors
+import shared.http_errors
 from api import problems
 from api.refusals import FALLBACK_S
 from shared.errors import RequestError
@@ -120,8 +122,11 @@ def test_the_frame_table_is_the_frame() -> None:
         assert f"`{field}`" in table[5][2]
 
 
+ERRORS = (shared.errors, shared.file_errors, shared.http_errors)
+
+
 def test_the_errors_table_is_errors_py() -> None:
-    source = inspect.getsource(shared.errors)
+    source = "".join(inspect.getsource(module) for module in ERRORS)
     built = {(int(status), code) for status, code in re.findall(r'RequestError\((\d{3}), "(\w+)"', source)}
     built.add((400, "invalid_request_error"))
     assert {(int(row[0]), row[1].strip("`")) for row in rows(section("Errors"))} == built
@@ -131,10 +136,10 @@ _NONE = "\N{EN DASH}"
 
 
 def built_errors() -> list[RequestError]:
-    """One of every kind that shared.errors can build."""
+    """One of every kind that the modules of errors can build."""
     values = {"str": "x", "int": 3, "float": 3.0, "bool": False}
     found = []
-    for name, build in inspect.getmembers(shared.errors, inspect.isfunction):
+    for name, build in (member for module in ERRORS for member in inspect.getmembers(module, inspect.isfunction)):
         parameters = inspect.signature(build).parameters.values()
         if not name.startswith("_"):
             wanted = [one for one in parameters if one.default is inspect.Parameter.empty]
