@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says of the GPUs, in base units, as metrics of `shared/metrics.py`.
+"""What NVIDIA's management library says of the GPUs, in base units, as metrics of `shared/gpu_metrics.py`.
 
 The library may be missing, and so may the driver: then `penstock_gpu_exporter_up` is 0 and nothing else is there. Both
 are looked for again with every scrape. What a GPU does not support (ECC on a desktop card, power on a shared one) is
@@ -16,8 +16,8 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shared import metrics
-from shared.metrics import Sensor
+from shared import gpu_metrics as metrics
+from shared.gpu_metrics import Sensor
 
 log = logging.getLogger(__name__)
 

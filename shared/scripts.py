@@ -225,17 +225,8 @@ class Scripts:
         k = self._keys
         keys = [k.dead_letters, k.redriven, k.record(a.rid), k.body(a.rid), k.queue(a.lane), k.tenants, k.deadlines]
         keys += [k.fair(a.lane), k.ledger(a.lane)]
-        args = [
-            letter,
-            a.rid,
-            a.fingerprint,
-            a.lane,
-            a.body,
-            a.tenant,
-            a.prompt_tokens,
-            patience_ms,
-            limits.REDRIVEN_NOTE_MS,
-        ]
+        args: list[Any] = [letter, a.rid, a.fingerprint, a.lane, a.body, a.tenant]
+        args += [a.prompt_tokens, patience_ms, limits.REDRIVEN_NOTE_MS]
         reply = await self._run("redrive", keys, args)
         return reply[0].decode(), reply[1].decode() if len(reply) > 1 else ""
 

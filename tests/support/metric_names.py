@@ -13,8 +13,9 @@ import yaml
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from shared import metrics
-from shared.metrics import Reading, Sensor
+from shared import gpu_metrics, metrics
+from shared.gpu_metrics import Sensor
+from shared.metrics import Reading
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RULES = ROOT / "monitoring" / "prometheus" / "rules"
@@ -61,7 +62,7 @@ def rules() -> list[Rule]:
 def declared() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Every metric of the house: its kind and its labels, by the name that its samples have."""
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for metric in vars(metrics).values():
+    for metric in {**vars(metrics), **vars(gpu_metrics)}.values():
         if isinstance(metric, Reading | Sensor):
             found[metric.name] = (metric.kind, metric.labels)
         elif isinstance(metric, Counter):

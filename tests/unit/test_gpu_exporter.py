@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.nvml import Gpus
-from shared import metrics
-from shared.metrics import Sensor
+from shared import gpu_metrics as metrics
+from shared.gpu_metrics import Sensor
 from tests.support.fakenvml import FakeNvml
 from tests.support.stack import free_port, get
 

@@ -7,34 +7,22 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prometheus_client import Counter
-from prometheus_client.metrics import MetricWrapperBase
 
 from api.settings import ApiSettings
 from shared import metrics
 from shared.lanes import QUEUES
-from shared.metrics import Reading, Sensor
+from shared.metrics import Reading
+from tests.support.metric_names import declared
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `(penstock_\w+)` \| ([\w, ]*?) ?\|", TEXT, re.MULTILINE)
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-def declared() -> dict[str, tuple[str, ...]]:
-    """Every metric of the house, with its labels."""
-    found: dict[str, tuple[str, ...]] = {}
-    for metric in vars(metrics).values():
-        if isinstance(metric, Reading | Sensor):
-            found[metric.name] = metric.labels
-        elif isinstance(metric, MetricWrapperBase):
-            found[metric._name + ("_total" if isinstance(metric, Counter) else "")] = tuple(metric._labelnames)
-    return found
-
-
 def test_the_tables_are_metrics_py() -> None:
     documented = {name: tuple(filter(None, labels.split(", "))) for name, labels in ROWS}
     assert len(documented) == len(ROWS), "a metric has one row"
-    assert documented == declared()
+    assert documented == {name: labels for name, (_, labels) in declared().items()}
 
 
 def test_what_is_read_from_redis_is_in_the_table_of_that() -> None:
