@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from openai import OpenAI
 from safetensors.numpy import save_file
 
 from tests.support import tiny_models
+from tests.support.amid import cut_short
 from tests.support.stack import Stack, poll_until_ready, running_stack
 
 pytestmark = [
@@ -79,15 +81,16 @@ def test_it_is_listed_with_its_parent_and_answers_otherwise_than_its_base_model(
     assert len(texts) == 2
 
 
-def test_its_stream_goes_on_under_its_name_when_its_worker_is_killed(stack: Stack, sdk: OpenAI) -> None:
+async def test_its_stream_goes_on_under_its_name_when_its_worker_is_killed(stack: Stack, sdk: OpenAI) -> None:
     whole = sdk.chat.completions.create(model="poet", **LONG).choices[0].message.content
-    text = ""
-    for number, chunk in enumerate(sdk.chat.completions.create(model="poet", stream=True, **LONG)):
-        assert chunk.model == "poet"
-        text += chunk.choices[0].delta.content or "" if chunk.choices else ""
-        if number == 30:
-            (victim,) = [worker for worker in stack.workers if worker.metric("penstock_attempts_running")]
-            (heir,) = [worker for worker in stack.workers if worker is not victim]
-            victim.kill()
+
+    def told() -> list[tuple[str, str]]:
+        chunks = sdk.chat.completions.create(model="poet", stream=True, **LONG)
+        return [(chunk.model, chunk.choices[0].delta.content or "") for chunk in chunks if chunk.choices]
+
+    victim, reading = await cut_short(stack, "tiny", 1, lambda: asyncio.to_thread(told))
+    chunks = await reading
+    (heir,) = [worker for worker in stack.workers if worker is not victim]
     assert heir.metric("penstock_resumes_total") == 1
-    assert text == whole
+    assert {name for name, _ in chunks} == {"poet"}
+    assert "".join(text for _, text in chunks) == whole

@@ -8,24 +8,21 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import redis
 
 from api.cursors import cursor_of
 from shared import genai
-from shared.keys import Keys
 from tests.support import scripted_models
+from tests.support.amid import amid, cut_short
 from tests.support.collector import Collector, collecting
 from tests.support.resuming import said
-from tests.support.stack import Stack, Worker, eventually, running_stack
+from tests.support.stack import Stack, eventually, running_stack
 from tests.support.traces import Trace
 
 pytestmark = [
@@ -34,13 +31,11 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
-KEYS = Keys("scripted")
+POOL = "scripted"
 START_S = 400.0
 SLOTS = 8
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
 FLAGS = ("--served-model-name", "scripted", "--enforce-eager", "--max-num-seqs", str(SLOTS))
-_SEEN_BYTES = 2_000
-_ON_ITS_WAY_S = 0.02
 _TRIES = 8
 """A small model on a busy machine may have said everything before its front gets a turn to pass it on."""
 _LONG = {"model": "scripted", "temperature": 0, "max_tokens": 1_500, "ignore_eos": True}
@@ -101,32 +96,6 @@ class Reader:
         return b"".join(line + b"\n\n" for line in lines if line.startswith(b"data: "))
 
 
-def in_the_middle(stack: Stack, count: int, texts: int, over: threading.Event, victim: Worker | None = None) -> bool:
-    """Whether so many requests were seen to run and `texts` of them to have text, before they were `over`.
-
-    It looks at Redis: a client on a busy machine sees it too late. A `victim` is killed then; it is stopped first and
-    looked at again, or its streams might end between the look and the kill.
-    """
-
-    def holds() -> bool:
-        runs = [rid.decode() for key in server.scan_iter(match=KEYS.run("*")) for rid in server.hkeys(key)]  # type: ignore[union-attr]
-        return len(runs) >= count and sum(server.strlen(KEYS.log(rid)) > _SEEN_BYTES for rid in runs) >= texts  # type: ignore[operator]
-
-    with redis.Redis.from_url(stack.redis_url) as server:
-        while not over.wait(0.003):
-            if not holds():
-                continue
-            if victim is None:
-                return True
-            victim.popen.send_signal(signal.SIGSTOP)
-            time.sleep(_ON_ITS_WAY_S)
-            if holds():
-                victim.kill()
-                return True
-            victim.popen.send_signal(signal.SIGCONT)
-    return False
-
-
 async def test_vllms_own_span_stands_in_the_trace_below_the_attempt(stack: Stack, collector: Collector) -> None:
     body = {"model": "scripted", "max_tokens": 20, "ignore_eos": True, **_STREAM, **_CHAT}
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -159,21 +128,13 @@ async def test_vllms_own_span_stands_in_the_trace_below_the_attempt(stack: Stack
 async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(
     stack: Stack, command: tuple[str, ...], collector: Collector
 ) -> None:
-    (victim,) = stack.workers
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         expected = [said(await Reader().read(client, path, body)) for path, body in ASKED]
-        for _ in range(_TRIES):
-            over = threading.Event()
-            middle = asyncio.create_task(asyncio.to_thread(in_the_middle, stack, 2, 2, over, victim))
-            streams = [asyncio.create_task(Reader().read(client, path, body)) for path, body in ASKED]
-            await asyncio.wait({middle, asyncio.gather(*streams)}, return_when=asyncio.FIRST_COMPLETED)
-            over.set()
-            if await middle:
-                break
-        else:
-            pytest.fail("the streams were over before anybody saw them run, each time")
+        _, streams = await cut_short(
+            stack, POOL, 2, lambda: asyncio.gather(*(Reader().read(client, path, body) for path, body in ASKED))
+        )
         heir = await asyncio.to_thread(lambda: stack.worker(*command, engine="vllm", ready_s=START_S, env=SOON))
-        seen = await asyncio.gather(*streams)
+        seen = await streams
     assert heir.metric("penstock_resumes_total") >= 2, "the kill came too late"
     for got, wanted in zip(seen, expected, strict=True):
         assert b'"error"' not in got, got[-500:]
@@ -215,7 +176,7 @@ async def test_batch_streams_that_gave_their_slot_read_like_those_of_an_unbroken
 async def give_way(stack: Stack, client: httpx.AsyncClient) -> list[bytes]:
     """Batch streams, beside which interactive requests come; what the streams said."""
     over = threading.Event()
-    middle = asyncio.create_task(asyncio.to_thread(in_the_middle, stack, SLOTS, SLOTS // 2, over))
+    middle = asyncio.create_task(asyncio.to_thread(amid, stack, POOL, SLOTS, SLOTS // 2, over))
     streams = [
         asyncio.create_task(Reader().read(client, *ASKED[number % len(ASKED)], lane="batch"))
         for number in range(3 * SLOTS)  # those that wait keep the slots full
@@ -226,5 +187,5 @@ async def give_way(stack: Stack, client: httpx.AsyncClient) -> list[bytes]:
     short = {**_CHAT, "model": "scripted", "max_tokens": 4}
     lane = {"X-Priority-Lane": "interactive"}
     answers = await asyncio.gather(*(client.post("/v1/chat/completions", json=short, headers=lane) for _ in range(4)))
-    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [answer.status_code for answer in answers] == [200] * 4, answers[0].text
     return await asyncio.gather(*streams)

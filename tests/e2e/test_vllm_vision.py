@@ -11,11 +11,7 @@ import base64
 import importlib.util
 import json
 import os
-import re
-import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +20,9 @@ import anthropic
 import httpx
 import openai
 import pytest
-import redis
 
-from shared.keys import Keys
 from tests.support import vision_models
+from tests.support.amid import cut_short
 from tests.support.parity import outcome
 from tests.support.pictures import answer, image_server
 from tests.support.resuming import said
@@ -41,7 +36,6 @@ pytestmark = [
 ]
 
 NAME = "vision"
-KEYS = Keys(NAME)
 START_S = 400.0
 MOST_PICTURES = 3
 FLAGS = (
@@ -54,9 +48,6 @@ FETCH = ("--fetch-images", f"127.0.0.1:{PORT}", "--fetch-images-networks", "127.
 WORDS = 8
 GREEDY = {"temperature": 0}
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
-_SEEN_BYTES = 2_000
-_ON_ITS_WAY_S = 0.02
-_TRIES = 8
 
 
 def text_of(colour: str, length: int = WORDS) -> str:
@@ -282,33 +273,6 @@ ENDLESS: dict[str, Any] = {
 }
 
 
-def kill_amid(stack: Stack, streams: int, over: threading.Event) -> Worker | None:
-    """Kills a worker with so many streams, all of which have text, before they are `over`. Returns it.
-
-    It looks at Redis: a client on a busy machine sees it too late. The worker is stopped first and looked at again, or
-    its streams might end between the look and the kill.
-    """
-    wids = {re.findall(r"worker (\S+) serves", worker.log.read_text())[-1]: worker for worker in stack.workers}
-
-    def holds(wid: str) -> bool:
-        run: Any = server.hkeys(KEYS.run(wid))
-        seen: Any = [server.strlen(KEYS.log(rid.decode())) for rid in run]
-        return len(seen) >= streams and min(seen) > _SEEN_BYTES
-
-    with redis.Redis.from_url(stack.redis_url) as server:
-        while not over.wait(0.003):
-            for wid, worker in wids.items():
-                if not holds(wid):
-                    continue
-                worker.popen.send_signal(signal.SIGSTOP)
-                time.sleep(_ON_ITS_WAY_S)
-                if holds(wid):
-                    worker.kill()
-                    return worker
-                worker.popen.send_signal(signal.SIGCONT)
-    return None
-
-
 def events_of(body: bytes) -> bytes:
     """A stream without comments and cursors."""
     return b"".join(line + b"\n\n" for line in body.split(b"\n") if line.startswith(b"data: "))
@@ -326,17 +290,13 @@ async def test_a_killed_workers_streams_go_on_with_their_pictures(stack: Stack) 
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         unbroken = await asyncio.gather(*(client.post(CHAT, json=body) for body in asked))
         expected = [said(events_of(one.content)) for one in unbroken]
-        for _ in range(_TRIES):
-            over = threading.Event()
-            made = {worker: worker.metric("vllm:generation_tokens_total") for worker in stack.workers}
-            killing = asyncio.create_task(asyncio.to_thread(kill_amid, stack, 2, over))
-            streams = asyncio.gather(*(client.post(CHAT, json=body) for body in asked))
-            await asyncio.wait({killing, streams}, return_when=asyncio.FIRST_COMPLETED)
-            over.set()
-            if victim := await killing:
-                break
-        else:
-            pytest.fail("the streams were over before anybody saw them run, each time")
+        made: dict[Worker, float] = {}
+
+        def ask() -> asyncio.Future[list[httpx.Response]]:
+            made.update({worker: worker.metric("vllm:generation_tokens_total") for worker in stack.workers})
+            return asyncio.gather(*(client.post(CHAT, json=body) for body in asked))
+
+        victim, streams = await cut_short(stack, NAME, 2, ask)
         got = [events_of(one.content) for one in await streams]
     (heir,) = (worker for worker in stack.workers if worker is not victim)
     assert heir.metric("penstock_resumes_total") >= 2
