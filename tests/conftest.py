@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from shared.keys import Keys
 from shared.scripts import Scripts
 from tests.support import servers
 from tests.support.polling import serving
+from tests.support.stack import Stack
 
 # no deadline: how long an example takes says how busy the machine is
 settings.register_profile("penstock", max_examples=60, deadline=None)
@@ -38,6 +39,16 @@ class _ByFile(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the processes of a failed test wrote last stands in its report: nobody else can ask them any more."""
+    report = yield
+    stacks = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Stack)]
+    if report.failed:
+        report.sections += [(process.name, process.last_words()) for one in stacks for process in one.processes]
+    return report
 
 
 @pytest.fixture(scope="session", params=servers.KINDS)

@@ -65,6 +65,11 @@ class Process:
             msg = f"{self.name} ended with {self.popen.returncode}:\n{self.log.read_text()[-4000:]}"
             raise RuntimeError(msg)
 
+    def last_words(self, lines: int = 60) -> str:
+        """Whether it lives, and the end of its log."""
+        state = "lives" if (status := self.popen.poll()) is None else f"ended with {status}"
+        return "\n".join([f"{self.name} {state}", *self.log.read_text(errors="replace").splitlines()[-lines:]])
+
     def dump(self) -> None:
         """Ends the process, which writes into its log where each of its threads stood."""
         self.popen.send_signal(signal.SIGABRT)
