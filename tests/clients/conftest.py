@@ -45,13 +45,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A model that says a script, one for vectors; a replica, and one with keys."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that says a script, and one for vectors."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    models = tmp_path_factory.mktemp("models")
-    scripted_models.make_elsewhere(models / "scripted")
-    tiny_models.make_elsewhere(models / "tiny")
+    folder = tmp_path_factory.mktemp("models")
+    scripted_models.make_elsewhere(folder / "scripted")
+    tiny_models.make_elsewhere(folder / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def stack(models: Path) -> Iterator[Stack]:
+    """A worker for each model; a replica, and one with keys."""
     with running_stack() as started:
         for name, flags in (("scripted", CHAT_FLAGS), ("tiny", POOLING_FLAGS)):
             started.worker("--model", str(models / name), "--", *flags, engine="vllm", ready_s=0, env=ENV)

@@ -1,11 +1,29 @@
-"""What an engine sets in the environment of this process ends with the test that made it."""
+"""Engines that several files cut streams of, and an environment that ends with the test that changed it."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
+
+from tests.support import scripted_models
+from tests.support.tiny_models import model_folder
+from worker.__main__ import load_engine
+from worker.engines.base import Engine
+from worker.settings import WorkerSettings
+
+RESUMED = "resumed"
+"""Of every model here: Anthropic's requests must name one."""
+_FLAGS = ("--enforce-eager", "--max-num-seqs", "4", "--served-model-name", RESUMED)
+_PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+# warnings of vLLM and torch are theirs; loading takes a minute or two on a small machine
+_VLLM: Any = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+SIM, DEMO, SCRIPTED = "sim", pytest.param("demo", marks=_VLLM), pytest.param("scripted", marks=_VLLM)
 
 
 def _restored() -> Iterator[None]:
@@ -25,3 +43,49 @@ def environment() -> Iterator[None]:
 def environment_of_the_module() -> Iterator[None]:
     """The same for engines that a module's tests share: other modules run in this process, too."""
     yield from _restored()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def environment_of_the_package() -> Iterator[None]:
+    """The same for the engines that the modules share."""
+    yield from _restored()
+
+
+def _model(kind: str, cache: Path) -> str:
+    if kind == "sim":
+        return "sim"
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    if kind == "demo":
+        return str(model_folder(cache))
+    scripted_models.make_elsewhere(cache / "scripted")
+    return str(cache / "scripted")
+
+
+@pytest_asyncio.fixture(loop_scope="package", scope="package", params=[SIM, DEMO, SCRIPTED])
+async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+    """An engine that runs in this process. Tests of it run in a loop of the same scope."""
+    kind = request.param
+    flags = [] if kind == "sim" else [*_FLAGS, *(_PARSERS if kind == "scripted" else ())]
+    settings = WorkerSettings(
+        engine="sim" if kind == "sim" else "vllm", model=_model(kind, tmp_path_factory.mktemp("model"))
+    )
+    engine = load_engine(settings, flags)
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.stop()
+
+
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the engine: sim, demo, or scripted."""
+    return str(request.node.callspec.params["engine"])
+
+
+@pytest.fixture
+def vllm(engine: Engine) -> Engine:
+    if engine.name != "vllm":
+        pytest.skip("only vLLM knows this parameter")
+    return engine

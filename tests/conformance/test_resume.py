@@ -3,77 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
+from tests.conformance.conftest import RESUMED
 from tests.support import scripted_models
 from tests.support.resuming import Cut, Resumed, Unbroken, said
-from tests.support.tiny_models import model_folder
-from worker.__main__ import load_engine
 from worker.engines.base import Engine, Policy
-from worker.settings import WorkerSettings
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 MESSAGES = "/v1/messages"
-NAME = "resumed"
-"""Of every model here: Anthropic's requests must name one."""
 PATHS = [CHAT, COMPLETIONS]
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-_PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-# warnings of vLLM and torch are theirs; loading takes a minute or two on a small machine
-_VLLM = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
-
-
-def _model(kind: str, cache: Path) -> str:
-    if kind == "sim":
-        return "sim"
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
-    if kind == "demo":
-        return str(model_folder(cache))
-    scripted_models.make_elsewhere(cache / "scripted")
-    return str(cache / "scripted")
-
-
-@pytest_asyncio.fixture(
-    loop_scope="module",
-    scope="module",
-    params=["sim", pytest.param("demo", marks=_VLLM), pytest.param("scripted", marks=_VLLM)],
-)
-async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
-    kind = request.param
-    flags = [] if kind == "sim" else ["--enforce-eager", "--max-num-seqs", "4"]
-    flags += _PARSERS if kind == "scripted" else ()
-    name = "sim" if kind == "sim" else "vllm"
-    flags += [] if kind == "sim" else ["--served-model-name", NAME]
-    engine = load_engine(WorkerSettings(engine=name, model=_model(kind, tmp_path_factory.mktemp("model"))), flags)
-    try:
-        await engine.start()
-        yield engine
-    finally:
-        await engine.stop()
-
-
-@pytest.fixture
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.node.callspec.params["engine"])
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 def asking(path: str, **extra: Any) -> dict[str, Any]:
     if path == MESSAGES:
         say = [{"role": "user", "content": "What is a queue?"}]
-        return {"model": NAME, "messages": say, "max_tokens": 16, "temperature": 0, "stream": True, **extra}
+        return {"model": RESUMED, "messages": say, "max_tokens": 16, "temperature": 0, "stream": True, **extra}
     prompt = {"messages": [{"role": "user", "content": "What is a queue?"}]} if path == CHAT else {"prompt": "A queue"}
     return {**prompt, "max_tokens": 16, "temperature": 0, **USAGE, **extra}
 
@@ -121,13 +75,6 @@ def text(expected: dict[Any, Any]) -> str:
 async def test_up_to_its_token_limit(engine: Engine, path: str) -> None:
     expected = await check_every_cut(engine, path, asking(path), Policy.CONTINUE)
     assert expected[0, "finish_reason"] == ["length"]
-
-
-@pytest.fixture
-def vllm(engine: Engine) -> Engine:
-    if engine.name != "vllm":
-        pytest.skip("only vLLM knows this parameter")
-    return engine
 
 
 @pytest.mark.parametrize("path", PATHS)

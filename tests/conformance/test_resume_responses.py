@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from api.assembly import events_of
 from api.responses.asked import asked_of
@@ -16,45 +13,19 @@ from api.responses.events import Events
 from api.responses.items import NONE
 from api.responses.objects import base_of
 from shared.ids import new_request_id
+from tests.conformance.conftest import SCRIPTED, SIM
 from tests.support import scripted_models
 from tests.support.resuming import Resumed, Unbroken, said
-from worker.__main__ import load_engine
 from worker.engines.base import Engine, Policy
-from worker.settings import WorkerSettings
 
 RESPONSES = "/v1/responses"
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
-_FLAGS = ["--enforce-eager", "--max-num-seqs", "4", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
 _SCHEMA = {"format": {"type": "json_schema", "name": "a", "schema": {"type": "boolean"}}}
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-# warnings of vLLM and torch are theirs; loading takes a minute or two on a small machine
-_VLLM = [pytest.mark.vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["sim", pytest.param("scripted", marks=_VLLM)])
-async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
-    if request.param == "sim":
-        settings, flags = WorkerSettings(engine="sim", model="sim"), list[str]()
-    elif importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
-    else:
-        folder = tmp_path_factory.mktemp("model") / "scripted"
-        scripted_models.make_elsewhere(folder)
-        settings, flags = WorkerSettings(engine="vllm", model=str(folder)), [*_FLAGS, "--reasoning-parser", "qwen3"]
-    engine = load_engine(settings, flags)
-    try:
-        await engine.start()
-        yield engine
-    finally:
-        await engine.stop()
-
-
-@pytest.fixture
-def vllm(engine: Engine) -> Engine:
-    if engine.name != "vllm":
-        pytest.skip("only vLLM knows this parameter")
-    return engine
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="package"),
+    pytest.mark.parametrize("engine", [SIM, SCRIPTED], indirect=True, scope="package"),
+]
 
 
 def as_clients_see(data: bytes, asked: dict[str, Any], rid: str) -> list[dict[str, Any]]:

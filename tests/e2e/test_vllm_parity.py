@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,9 @@ import pytest
 
 from tests.support import parity
 from tests.support.engines import engine_processes, text_of
-from tests.support.stack import Process, Stack, free_port, poll_until_ready, running_stack
+from tests.support.stack import Stack, running_stack
 from tests.support.tiny_models import model_folder
+from tests.support.vllm_serve import vllm_serve
 
 pytestmark = [
     pytest.mark.vllm,
@@ -110,19 +110,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The answers of `vllm serve`."""
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model), *FLAGS]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    server = Process("vllm-serve", command, env, tmp_path_factory.mktemp("reference"))
-    try:
-        poll_until_ready(server, f"http://127.0.0.1:{port}/health", START_S)
-        url = f"http://127.0.0.1:{port}"
+    with vllm_serve(model, FLAGS, tmp_path_factory.mktemp("reference")) as ready:
+        url = ready()
         both = {"outcomes": parity.outcomes(url, NAME), "differences": parity.differences(url, NAME)}
         return {"answers": answers(url), "refusals": refusals(url), **both}
-    finally:
-        server.stop()
-        server.kill()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ import asyncio
 import base64
 import importlib.util
 import json
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,9 @@ from tests.support.amid import cut_short
 from tests.support.parity import outcome
 from tests.support.pictures import answer, image_server
 from tests.support.resuming import said
-from tests.support.stack import Process, Stack, Worker, free_port, poll_until_ready, running_stack
+from tests.support.stack import Stack, Worker, free_port, poll_until_ready, running_stack
 from tests.support.vision_models import COLOURS, DARK, LENGTH, PICTURE_TOKENS, painted, words
+from tests.support.vllm_serve import vllm_serve
 
 pytestmark = [
     pytest.mark.vllm,
@@ -88,22 +87,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def both(model: Path) -> Iterator[tuple[Stack, str]]:
     """Penstock, and the address of `vllm serve`. All three engines start at once."""
-    port = free_port()
-    entry = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model), *FLAGS]
-    with running_stack() as started:
-        command = [*entry, "--host", "127.0.0.1", "--port", str(port)]
-        serve = Process("vllm-serve", command, {**os.environ, **ENV}, started.folder)
-        try:
-            for _ in range(2):
-                started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=0, env=ENV)
-            for worker in started.workers:
-                poll_until_ready(worker, f"http://127.0.0.1:{worker.ops_port}/readyz", START_S)
-            poll_until_ready(serve, f"http://127.0.0.1:{port}/health", START_S)
-            started.api(*FETCH)
-            yield started, f"http://127.0.0.1:{port}"
-        finally:
-            serve.stop()
-            serve.kill()
+    with running_stack() as started, vllm_serve(model, FLAGS, started.folder) as reference:
+        for _ in range(2):
+            started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=0, env=ENV)
+        for worker in started.workers:
+            poll_until_ready(worker, f"http://127.0.0.1:{worker.ops_port}/readyz", START_S)
+        started.api(*FETCH)
+        yield started, reference()
 
 
 @pytest.fixture
