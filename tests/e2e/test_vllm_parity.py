@@ -1,7 +1,7 @@
 """An answer through Penstock is the answer of `vllm serve`: the same tokens, the same fields, the same usage.
 
-The two run one after the other, on the same model and with the same flags; the reference goes first and its answers
-are kept. Only what names one exchange may differ: ids, times, and the fingerprint of the configuration.
+The two have the same model and the same flags; the reference is asked first and its answers are kept. Only
+what names one exchange may differ: ids, times, and the fingerprint of the configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 from tests.support import parity
 from tests.support.engines import engine_processes, text_of
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack, poll_until_ready, running_stack
 from tests.support.tiny_models import model_folder
 from tests.support.vllm_serve import vllm_serve
 
@@ -108,22 +108,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The answers of `vllm serve`."""
-    with vllm_serve(model, FLAGS, tmp_path_factory.mktemp("reference")) as ready:
-        url = ready()
-        both = {"outcomes": parity.outcomes(url, NAME), "differences": parity.differences(url, NAME)}
-        return {"answers": answers(url), "refusals": refusals(url), **both}
-
-
-@pytest.fixture(scope="module")
-def stack(model: Path, reference: dict[str, Any]) -> Iterator[Stack]:
-    """Penstock, after the reference has gone."""
-    del reference
+def both(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, dict[str, Any]]]:
+    """Penstock, and the answers of `vllm serve`, which has gone. The two start at once."""
     with running_stack() as started:
-        started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=START_S)
+        worker = started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=0)
+        with vllm_serve(model, FLAGS, tmp_path_factory.mktemp("reference")) as ready:
+            url = ready()
+            said = {"outcomes": parity.outcomes(url, NAME), "differences": parity.differences(url, NAME)}
+            said |= {"answers": answers(url), "refusals": refusals(url)}
+        poll_until_ready(worker, f"http://127.0.0.1:{worker.ops_port}/readyz", START_S)
         started.api()
-        yield started
+        yield started, said
+
+
+@pytest.fixture
+def stack(both: tuple[Stack, dict[str, Any]]) -> Stack:
+    return both[0]
+
+
+@pytest.fixture
+def reference(both: tuple[Stack, dict[str, Any]]) -> dict[str, Any]:
+    return both[1]
 
 
 def test_every_answer_is_the_one_of_vllm_serve(stack: Stack, reference: dict[str, Any]) -> None:
