@@ -10,6 +10,7 @@ import pytest
 
 from scripts import setup
 from scripts.stack import dotenv, embedded, hardware, images, lifting, places, trial
+from scripts.validate import tools
 
 COMPOSE = (places.COMPOSE / "docker-compose.yml").read_text(encoding="utf-8")
 
@@ -82,6 +83,20 @@ def test_no_file_of_the_stack_names_a_registrys_host() -> None:
     texts |= {path: path.read_text(encoding="utf-8") for path in places.ROOT.glob(".github/workflows/*.yml")}
     for path, text in texts.items():
         assert not re.search(r"\b[a-z0-9-]+\.(io|com|dev|org)/[a-z]", text), path
+
+
+def test_the_job_that_pushes_and_signs_runs_no_action_whose_code_can_change_under_its_name() -> None:
+    workflow = (places.ROOT / ".github" / "workflows" / "images.yml").read_text(encoding="utf-8")
+    named = re.findall(r"uses: (\S+)( # v?\d+\.\d+\.\d+)?$", workflow, re.MULTILINE)
+    assert len(named) > 8
+    unpinned = {action for action, tag in named if not (tag and re.search(r"@[0-9a-f]{40}$", action))}
+    assert unpinned == {"./.github/workflows/ci.yml"}
+
+
+def test_ci_installs_every_tool_of_its_checks_that_debian_has() -> None:
+    job = (places.ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8").partition("\n  validate:\n")[2]
+    for how in (tools._GET[name] for name in ("nginx", "promtool", "amtool")):
+        assert re.search(rf"\b{how.rpartition(' ')[2]}(\s|$)", job), how
 
 
 def test_the_images_torch_is_that_of_the_set_up() -> None:
