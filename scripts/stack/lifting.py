@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from scripts.stack import dotenv, hardware, images
+from scripts.stack import dotenv, hardware, images, leaving
 from scripts.stack.engine import compose, containers, need_docker
 from scripts.stack.places import COMPOSE, DOTENV, MODELS, SETTINGS, TLS, StackError
 
@@ -32,6 +32,7 @@ def up(options: argparse.Namespace) -> None:
     for profile, service in _SCALED.items():
         if profile in profiles.split(","):
             scales += ["--scale", f"{service}={settings['WORKERS']}"]
+    leaving.remove(settings.get("COMPOSE_PROJECT_NAME", "penstock"), profiles)
     compose("up", "--detach", "--no-build", "--remove-orphans", *scales)
     wait(settings, options.wait_s)
     _say_how(settings)

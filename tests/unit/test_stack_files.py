@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts import setup
-from scripts.stack import dotenv, embedded, hardware, images, lifting, places, trial
+from scripts.stack import __main__ as stack
+from scripts.stack import dotenv, embedded, hardware, images, leaving, lifting, places, trial
+from scripts.stack.engine import compose_command
 from scripts.validate import tools
+from tests.support.boards import queries
+from worker import app as worker
+from worker.settings import WorkerSettings
 
 COMPOSE = (places.COMPOSE / "docker-compose.yml").read_text(encoding="utf-8")
 
@@ -119,6 +126,64 @@ def test_a_machine_gets_a_worker_for_each_of_its_gpus(count: int, wanted: str) -
     assert hardware.profiles(count) == wanted
     for name in wanted.split(","):
         assert f"profiles: [{name}]" in COMPOSE
+
+
+def test_every_profile_is_told_where_profiles_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        stack.main(["--help"])
+    page = (places.ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    for said in (capsys.readouterr().out, COMPOSE.partition("\nx-ours")[0], page):
+        for name in {name for its in leaving.profiles().values() for name in its} - {f"gpu{n}" for n in range(2, 8)}:
+            assert re.search(rf"(?<![\w-]){name}(?![\w-])", said), name
+
+
+def test_a_worker_has_the_time_to_leave_that_it_takes() -> None:
+    (grace_s,) = map(int, re.findall(r"^x-worker:.*?stop_grace_period: (\d+)s", COMPOSE, re.MULTILINE | re.DOTALL))
+    engine_s = 5
+    assert WorkerSettings().drain_s + worker._HAND_BACK_S + worker._FAREWELL_S + engine_s < grace_s
+    assert grace_s == leaving._STOP_S
+
+
+def test_prometheus_keeps_as_much_as_the_boards_ask_for() -> None:
+    (kept_d,) = map(int, re.findall(r"PROMETHEUS_RETENTION:-(\d+)d", COMPOSE))
+    asked_d = {int(days) for query in queries().values() for days in re.findall(r"\[(\d+)d\]", query)}
+    assert max(asked_d) == 30 < kept_d
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A `docker` that has containers of some services, and writes down what it is told, in the file that this gives."""
+    told, program = tmp_path / "told", tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>{told}\n'
+        '[ "$1" = ps ] && printf "c1 api\\nc2 worker-cpu\\nc3 worker-gpu-0\\nc4 nginx-tls\\nc5 mine\\n"\nexit 0\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    compose_command.cache_clear()
+    yield told
+    compose_command.cache_clear()
+
+
+def test_containers_of_a_profile_that_was_left_are_stopped(docker: Path) -> None:
+    leaving.remove("p", "cpu,monitoring")
+    first, *rest = docker.read_text().splitlines()
+    assert "label=com.docker.compose.project=p" in first
+    assert rest == ["stop -t 150 c3 c4", "rm c3 c4"], "what the file does not know is another's"
+    docker.unlink()
+    leaving.remove("p", "cpu,gpu,tls")
+    assert len(docker.read_text().splitlines()) == 1
+
+
+def test_down_is_for_every_profile(docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("COMPOSE_PROFILES=cpu\n")
+    monkeypatch.setattr(stack, "DOTENV", tmp_path / ".env")
+    assert stack.main(["down"]) == 0
+    last = docker.read_text().splitlines()[-1]
+    assert last.startswith("compose --profile ")
+    assert last.endswith(" down --remove-orphans")
+    assert {name for its in leaving.profiles().values() for name in its} == set(re.findall(r"--profile (\S+)", last))
 
 
 @pytest.mark.parametrize(
