@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -57,7 +58,7 @@ def prepare(options: argparse.Namespace) -> None:
     dotenv.put(DOTENV, {name: value for name, value in chosen.items() if known.get(name) != value})
     DOTENV.chmod(0o600)
     if "tls" in chosen["COMPOSE_PROFILES"].split(","):
-        _certificate()
+        certificate()
     print(f"stack: profiles {chosen['COMPOSE_PROFILES']}; {chosen['REPLICAS']} replicas, {chosen['WORKERS']} workers")
 
 
@@ -75,21 +76,36 @@ def model_settings(model: str) -> dict[str, str]:
     return {"MODEL": f"/models/local/{path.name}", "MODELS_DIR": str(path.parent)}
 
 
-def _certificate() -> None:
-    """One that nobody vouches for, unless there is one."""
-    if (TLS / "tls.crt").exists():
-        return
+def certificate(folder: Path = TLS) -> None:
+    """The pair that nginx reads, in `folder`/mounted: one that nobody vouches for, unless there is one.
+
+    nginx runs as a user that this machine does not know, so what is mounted can be read by everybody; the folder
+    around it keeps everybody else out. Raises StackError when there is none and none can be made.
+    """
+    pair = folder / "mounted"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o700)
+    pair.mkdir(exist_ok=True)
+    pair.chmod(0o755)
+    for name in ("tls.crt", "tls.key"):
+        if (folder / name).exists() and not (pair / name).exists():
+            (folder / name).rename(pair / name)  # where it belonged before
+    if not (pair / "tls.crt").exists():
+        _self_signed(pair)
+    for path in pair.glob("tls.*"):
+        with contextlib.suppress(PermissionError):  # somebody else's, who has seen to it
+            path.chmod(0o644)
+
+
+def _self_signed(pair: Path) -> None:
     if not shutil.which("openssl"):
-        msg = "The profile tls needs compose/tls/tls.crt and tls.key; without openssl none can be made here."
+        msg = "The profile tls needs compose/tls/mounted/tls.crt and tls.key; without openssl none can be made here."
         raise StackError(msg)
-    TLS.mkdir(exist_ok=True)
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "365", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command += ["-keyout", str(TLS / "tls.key"), "-out", str(TLS / "tls.crt")]
+    command += ["-keyout", str(pair / "tls.key"), "-out", str(pair / "tls.crt")]
     subprocess.run(command, check=True, capture_output=True)
-    # nginx reads it as its own user, which is another on this machine; the folder above keeps everybody else out.
-    (TLS / "tls.key").chmod(0o644)
-    print("stack: made a self-signed certificate in compose/tls. Put a real one there: tls.crt with its chain, tls.key")
+    print("stack: made a self-signed certificate in compose/tls/mounted. A real one goes there: tls.crt, with chain; tls.key")
 
 
 def wait(settings: dict[str, str], wait_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,29 @@ def test_a_models_folder_is_mounted_wherever_it_is(tmp_path: Path) -> None:
     assert lifting.model_settings("Qwen/Qwen3-8B") == {"MODEL": "Qwen/Qwen3-8B"}
     with pytest.raises(places.StackError, match="is no folder"):
         lifting.model_settings("/nowhere/at-all")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="this machine has no openssl")
+def test_a_private_key_is_in_a_folder_that_only_its_owner_can_enter(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    lifting.certificate(folder)
+    made = (folder / "mounted" / "tls.key").read_bytes()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+    assert modes == {"tls": 0o700, "mounted": 0o755, "tls.key": 0o644, "tls.crt": 0o644}, "inside, nginx reads it"
+    assert "- ./tls/mounted:/etc/penstock/tls:ro" in COMPOSE
+    lifting.certificate(folder)
+    assert (folder / "mounted" / "tls.key").read_bytes() == made
+
+
+def test_a_certificate_that_was_there_is_kept_and_closed_in(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    folder.mkdir(0o755)
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).write_text(f"my {name}")
+        (folder / name).chmod(0o600)
+    lifting.certificate(folder)
+    assert [(folder / "mounted" / name).read_text() for name in ("tls.crt", "tls.key")] == ["my tls.crt", "my tls.key"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_an_embedded_start_is_found_by_its_lock(tmp_path: Path) -> None:
