@@ -63,7 +63,10 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def model_settings(model: str) -> dict[str, str]:
-    """Where the workers find a model: a folder of this machine, below models/ or anywhere, or the name at a hub."""
+    """Where the workers find a model: a folder of this machine, below models/ or anywhere, or the name at a hub.
+
+    Of a folder elsewhere nothing is mounted but itself. Raises StackError.
+    """
     path = Path(model)
     if not path.is_dir():
         if path.is_absolute() or model.startswith("."):
@@ -71,9 +74,23 @@ def model_settings(model: str) -> dict[str, str]:
             raise StackError(msg)
         return {"MODEL": model}
     path = path.resolve()
-    if path.is_relative_to(MODELS):
-        return {"MODEL": f"/models/local/{path.relative_to(MODELS)}", "MODELS_DIR": str(Path("..") / "models")}
-    return {"MODEL": f"/models/local/{path.name}", "MODELS_DIR": str(path.parent)}
+    ours = path.is_relative_to(MODELS)
+    _check_links(path, MODELS if ours else path)
+    inside = f"/models/local/{path.relative_to(MODELS) if ours else path.name}"
+    if ours:
+        return {"MODEL": inside, "MODELS_DIR": str(Path("..") / "models"), "MODELS_AT": "/models/local"}
+    return {"MODEL": inside, "MODELS_DIR": str(path), "MODELS_AT": inside}
+
+
+def _check_links(model: Path, mounted: Path) -> None:
+    """Raises StackError when a file of the model leads out of what is mounted: in a container it would lead nowhere."""
+    for path in model.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(mounted):
+            msg = (
+                f"{path} is a link out of {mounted}, as in a hub's cache, and containers see that folder alone. "
+                f"Copy the model with its files: cp -rL {model} models/{model.name}"
+            )
+            raise StackError(msg)
 
 
 def certificate(folder: Path = TLS) -> None:
@@ -105,7 +122,9 @@ def _self_signed(pair: Path) -> None:
     command += ["-days", "365", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command += ["-keyout", str(pair / "tls.key"), "-out", str(pair / "tls.crt")]
     subprocess.run(command, check=True, capture_output=True)
-    print("stack: made a self-signed certificate in compose/tls/mounted. A real one goes there: tls.crt, with chain; tls.key")
+    print(
+        "stack: made a self-signed certificate in compose/tls/mounted. Put a real one there: tls.crt (chain), tls.key"
+    )
 
 
 def wait(settings: dict[str, str], wait_s: float) -> None:

@@ -203,11 +203,25 @@ def test_only_the_images_that_are_needed_are_built(profiles: str, tags: list[str
 def test_a_models_folder_is_mounted_wherever_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "Qwen3-8B"
     folder.mkdir()
-    assert lifting.model_settings(str(folder)) == {"MODEL": "/models/local/Qwen3-8B", "MODELS_DIR": str(tmp_path)}
+    (folder / "config.json").write_text("{}")
+    (folder / "same.json").symlink_to("config.json")
+    inside = "/models/local/Qwen3-8B"
+    assert lifting.model_settings(str(folder)) == {"MODEL": inside, "MODELS_DIR": str(folder), "MODELS_AT": inside}
+    assert "- ${MODELS_DIR:-../models}:${MODELS_AT:-/models/local}:ro" in COMPOSE
     assert lifting.model_settings(str(places.MODELS / "demo"))["MODEL"] == "/models/local/demo"
     assert lifting.model_settings("Qwen/Qwen3-8B") == {"MODEL": "Qwen/Qwen3-8B"}
     with pytest.raises(places.StackError, match="is no folder"):
         lifting.model_settings("/nowhere/at-all")
+
+
+def test_a_model_whose_files_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "weights").write_text("many")
+    (snapshot / "model.safetensors").symlink_to(Path("..") / ".." / "blobs" / "weights")
+    with pytest.raises(places.StackError, match="cp -rL"):
+        lifting.model_settings(str(snapshot))
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="this machine has no openssl")
