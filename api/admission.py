@@ -131,7 +131,7 @@ class Door:
         self._watch.add(relay)
         self.retries.add(ticket, terms, pool.keys.idempotency(admission.idempotency))
         STREAMS_OPEN.inc()
-        (child(ADMITTED, valid.lane, model) if ticket.rid == rid else child(JOINED, ticket.status)).inc()
+        (child(ADMITTED, valid.lane, pool.keys.pool) if ticket.rid == rid else child(JOINED, ticket.status)).inc()
         if ticket.status:
             child(IDEMPOTENCY, ticket.status).inc()
         return ticket

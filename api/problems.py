@@ -18,7 +18,7 @@ from api import dialects
 from api.exchange import current_exchange
 from shared import errors, file_errors, http_errors
 from shared.errors import RequestError, StorageFullError
-from shared.metrics import REJECTED
+from shared.metrics import REJECTED, child
 from shared.wire import Meta
 
 MOST_RETRY_AFTER_S = 30
@@ -35,6 +35,22 @@ _JITTER = 0.2
 _SHOWN_CHARS = 200
 _ENGINES_WORDS = "(the engine's words)"
 _COME_AGAIN = frozenset({429, 503})
+FAULTS = (
+    "broker_unavailable",
+    "deadline_exceeded",
+    "engine_error",
+    "history_lost",
+    "internal_error",
+    "no_capacity",
+    "queue_timeout",
+    "storage_full",
+    "storage_unavailable",
+    "too_many_attempts",
+    "worker_lost",
+)
+"""Codes of our own faults: what docs/slo.md counts as bad."""
+for _code in FAULTS:
+    child(REJECTED, _code)  # at 0 from the start: the first ones would be no increase otherwise, which is what counts
 
 log = logging.getLogger(__name__)
 

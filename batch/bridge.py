@@ -13,9 +13,10 @@ from collections import Counter
 import redis
 from arq.connections import ArqRedis
 
+from shared.batch_windows import hours_of
 from shared.batches import Batch, Batches
 from shared.errors import BrokerUnavailableError
-from shared.metrics import BATCH_LEFT_SECONDS, BATCH_OLDEST_AGE, BATCH_ROWS_OPEN, BATCHES_ACTIVE, child
+from shared.metrics import BATCH_LEFT_SECONDS, BATCH_OLDEST_AGE, BATCH_ROWS_OPEN, BATCHES_ACTIVE, BATCHES_LATE, child
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,11 @@ class Bridge:
                     _job_id=f"{self._prefix}:drive:{batch.id}:{batch.number('epoch')}:{int(time.time()) // _JOB_S}",
                     _expires=_JOB_S,
                 )
-        _measure(found, now_ms)
+        measure(found, now_ms)
 
 
-def _measure(active: list[Batch], now_ms: int) -> None:
+def measure(active: list[Batch], now_ms: int) -> None:
+    """Says of these batches, at `now_ms` of the server (Unix ms), what the metrics say of them."""
     statuses = Counter(batch.status for batch in active)
     for status in _STATUSES:
         child(BATCHES_ACTIVE, status).set(statuses[status])
@@ -70,3 +72,21 @@ def _measure(active: list[Batch], now_ms: int) -> None:
         child(BATCH_ROWS_OPEN, state).set(sum(batch.number(state) for batch in active))
     child(BATCH_ROWS_OPEN, "left").set(sum(batch.left for batch in active))
     BATCH_LEFT_SECONDS.set(max((float(batch.text("left_s") or 0) for batch in active), default=0))
+    BATCHES_LATE.set(sum(_is_late(batch, now_ms) for batch in active))
+
+
+def _is_late(batch: Batch, now_ms: int) -> bool:
+    """Whether it has more left than time. One that waits for its hours does not get on, and is not late for that."""
+    left_s = float(batch.text("left_s") or 0)
+    if batch.status != "in_progress" or not batch.left or now_ms + left_s * 1000 <= batch.number("expires_at_ms"):
+        return False
+    return batch.number("start_after") * 1000 <= now_ms and _is_its_hour(batch, now_ms)
+
+
+def _is_its_hour(batch: Batch, now_ms: int) -> bool:
+    if not batch.text("start_window"):
+        return True
+    try:
+        return hours_of(batch.parsed("start_window")).opens_in_s(now_ms) == 0
+    except ValueError:  # of a release that we cannot read: its driver will say so
+        return False

@@ -138,7 +138,7 @@ class Feeder:
                 entry.admission = replace(entry.admission, price=_HURRY_PRICE)
             state.fly(Flight(asked, read.position, attempt, pool.keys))
             await state.tools.places.place(entry)
-            child(ADMITTED, valid.lane, valid.model or "").inc()
+            child(ADMITTED, valid.lane, pool.keys.pool).inc()
         except RequestError as error:
             state.land(asked.rid)
             if error.code in _LATE:

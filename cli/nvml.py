@@ -2,13 +2,15 @@
 
 The library may be missing, and so may the driver: then `penstock_gpu_exporter_up` is 0 and nothing else is there. Both
 are looked for again with every scrape. What a GPU does not support (ECC on a desktop card, power on a shared one) is
-absent. Only the names of `nvidia-ml-py` are used; tests give an object of the same names in its place.
+absent, and so is a GPU that is lost; of the others everything is told. Only the names of `nvidia-ml-py` are used; tests
+give an object of the same names in its place.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -47,11 +49,14 @@ class Gpus(Collector):
         self._nvml: Any = None
         self._events: Any = None
         self._xids: Counter[tuple[str, str]] = Counter()
+        self._asking = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
-        """One family for each sensor that has a value."""
+        """One family for each sensor that has a value. Each scrape has a thread of its own: they ask in turn."""
         families: dict[str, Metric] = {}
-        for sensor, labels, value in self._values():
+        with self._asking:
+            values = self._values()
+        for sensor, labels, value in values:
             family = families.get(sensor.name)
             if family is None:
                 made = CounterMetricFamily if sensor.kind == "counter" else GaugeMetricFamily
@@ -62,8 +67,9 @@ class Gpus(Collector):
     def _values(self) -> list[_Value]:
         try:
             nvml = self._opened()
-            values = [value for index in range(nvml.nvmlDeviceGetCount()) for value in self._of_gpu(nvml, index)]
-            self._read_events(nvml)
+            count = nvml.nvmlDeviceGetCount()
+            self._read_events(nvml)  # first: what is wrong with a GPU is known even where it says nothing any more
+            values = [value for index in range(count) for value in self._of_gpu(nvml, index)]
         except Exception as error:  # noqa: BLE001 - no library, no driver, or one that was unloaded: look again later
             log.debug("the GPUs cannot be asked: %r", error)
             self._close()
@@ -86,8 +92,13 @@ class Gpus(Collector):
             _told(nvml, nvml.nvmlShutdown)
 
     def _of_gpu(self, nvml: Any, index: int) -> Iterator[_Value]:
-        handle, gpu = nvml.nvmlDeviceGetHandleByIndex(index), str(index)
-        who = (nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle), nvml.nvmlSystemGetDriverVersion())
+        gpu = str(index)
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            who = (nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle), nvml.nvmlSystemGetDriverVersion())
+        except nvml.NVMLError as error:  # it fell off the bus: the others are there
+            log.debug("GPU %s says nothing: %s", gpu, error)
+            return
         yield metrics.GPU_INFO, (gpu, *map(_text, who)), 1
         for sensor, read in _SENSORS.items():
             value = _told(nvml, read, nvml, handle)
@@ -117,8 +128,9 @@ def _event_set(nvml: Any) -> Any:
     """Where the driver puts critical errors; None when it knows no events."""
     events = _told(nvml, nvml.nvmlEventSetCreate)
     for index in range(nvml.nvmlDeviceGetCount() if events is not None else 0):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        _told(nvml, nvml.nvmlDeviceRegisterEvents, handle, nvml.nvmlEventTypeXidCriticalError, events)
+        handle = _told(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        if handle is not None:
+            _told(nvml, nvml.nvmlDeviceRegisterEvents, handle, nvml.nvmlEventTypeXidCriticalError, events)
     return events
 
 

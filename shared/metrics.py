@@ -184,6 +184,10 @@ BATCH_OLDEST_AGE = Gauge(
 BATCH_LEFT_SECONDS = Gauge(
     "penstock_batch_left_seconds", "Until the slowest batch will be done, as fast as it is now; 0 when not known."
 )
+BATCHES_LATE = Gauge(
+    "penstock_batches_late",
+    "Batches that will not be done before they expire, as fast as they are now; every process says the same.",
+)
 WEBHOOKS_PENDING = Gauge(
     "penstock_webhooks_pending", "Ends of batches that are to be told, now or later; every process says the same."
 )

@@ -2,7 +2,8 @@
 
 One frozen class per process, read once at start. Sources, the first that names a value wins: command-line flags,
 environment variables (`PENSTOCK_<NAME>`), `.env`, files named by `PENSTOCK_<NAME>_FILE` (for secrets), the names that
-users of other stacks know (`LEGACY_ENV` of each class), defaults.
+users of other stacks know (`LEGACY_ENV` of each class), defaults. An empty variable of a setting that has such a name
+as well names no value.
 """
 
 from __future__ import annotations
@@ -41,6 +42,21 @@ class _FileSource(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         return _present(self)
+
+
+class _Filled(PydanticBaseSettingsSource):
+    """A source without the empty values of settings that have another name: compose passes on what nobody has set."""
+
+    def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._source = source
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._source.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        legacy: dict[str, tuple[str, ...]] = self.settings_cls.LEGACY_ENV  # type: ignore[attr-defined]
+        return {name: value for name, value in self._source().items() if value != "" or name not in legacy}
 
 
 class _LegacySource(PydanticBaseSettingsSource):
@@ -127,7 +143,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """See the module's docstring for the order."""
         del file_secret_settings
-        return (init_settings, env_settings, dotenv_settings, _FileSource(settings_cls), _LegacySource(settings_cls))
+        ours = (_Filled(settings_cls, env_settings), _Filled(settings_cls, dotenv_settings))
+        return (init_settings, *ours, _FileSource(settings_cls), _LegacySource(settings_cls))
 
 
 def read_settings(cls: type[S], argv: list[str], program: str) -> S:

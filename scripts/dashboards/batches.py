@@ -1,4 +1,4 @@
-"""Batches: how many there are, how fast their rows end, who drives them; and the files that they come from."""
+"""Batches: how many there are, how fast their rows end, who drives them and is told; and files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scripts.dashboards.panels import Board, Panel, Query, Row, quantile, rate
 BOARD = Board(
     "penstock-batches",
     "batches",
-    "Batches that have not ended, their rows, the processes that drive them, and files.",
+    "Batches that have not ended, their rows, webhooks, the processes that drive them, and files.",
     [
         Row(
             "Batches",
@@ -39,6 +39,13 @@ BOARD = Board(
                     steps=((86_400, "red"),),
                 ),
                 Panel(
+                    "Late",
+                    "Batches that will not be done before they expire, as fast as they are now.",
+                    "PenstockBatchLate",
+                    [Query("max(penstock_batches_late)", "late")],
+                    steps=((1, "red"),),
+                ),
+                Panel(
                     "Rows per second",
                     "Rows that count, by outcome. Failed ones are in the batch's error file.",
                     "PenstockErrorsBurnSlow",
@@ -61,6 +68,27 @@ BOARD = Board(
                     "PenstockBatchWaits",
                     [Query(quantile(0.95, "penstock_queue_wait_seconds", 'lane="batch"'), "95 %")],
                     "s",
+                ),
+            ],
+        ),
+        Row(
+            "Webhooks",
+            [
+                Panel(
+                    "To be told",
+                    "Ends of batches that are to be told, now or later. Every process says the same.",
+                    "PenstockWebhooksLost",
+                    [Query("max(penstock_webhooks_pending)", "pending")],
+                    wide=12,
+                ),
+                Panel(
+                    "Attempts",
+                    "By what became of them: `again` is tried again; `given_up` and `refused` are lost.",
+                    "PenstockWebhooksLost",
+                    [Query(rate("penstock_webhook_attempts_total", by="outcome"), "{{outcome}}")],
+                    "reqps",
+                    stacked=True,
+                    wide=12,
                 ),
             ],
         ),

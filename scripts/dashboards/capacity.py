@@ -6,6 +6,11 @@ from scripts.dashboards.panels import MODEL, Board, Panel, Query, Row, rate, rat
 
 _MODEL = 'model=~"$model"'
 _READY = f'max by (model) (penstock_pool_workers{{state="ready",{_MODEL}}})'
+_ARRIVALS = (
+    f"(({rate('penstock_requests_admitted_total', _MODEL)} or vector(0)) "
+    f"+ {rate('penstock_requests_turned_away_total', _MODEL)})"
+)
+"""What got in and what did not. Where nothing ever got in, that is no series; and all of it was turned away."""
 _PACE = f"max by (model) (penstock_pool_worker_tokens_per_second{{{_MODEL}}})"
 
 BOARD = Board(
@@ -66,13 +71,13 @@ BOARD = Board(
                 ),
                 Panel(
                     "Turned away",
-                    "Share of arrivals that got no place, by reason.",
+                    "Share of what came that got no place, by reason.",
                     "PenstockTurnsAway",
                     [
                         Query(
                             rate("penstock_requests_turned_away_total", _MODEL, "reason")
                             + " / on () group_left () ("
-                            + rate("penstock_requests_admitted_total")
+                            + _ARRIVALS
                             + " > 0)",
                             "{{reason}}",
                         )

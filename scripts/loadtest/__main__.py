@@ -1,7 +1,8 @@
 """`make loadtest` and `make loadgen`: streams of several kinds of prompts against a Penstock that runs.
 
 Closed (`--concurrency N`: N clients, each sends when its last is answered) or open (`--rate R`: R requests/s come
-whatever the server does, which is how overload looks). Stops after `--duration-s`, or at Ctrl-C with what it has.
+whatever the server does, which is how overload looks). Stops after `--duration-s`, or at Ctrl-C with what it has; a run
+without an end has the last thousand requests.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Run:
         self._numbers = itertools.count(random.SystemRandom().randrange(1_000_000))
         self._stop = asyncio.Event()
         self._asked: set[asyncio.Task[None]] = set()
-        self.figures = Figures()
+        self.figures = Figures() if options.duration_s else Figures.endless()
 
     async def go(self) -> float:
-        """Runs it. Returns how many seconds it took; a signal ends it early."""
+        """Runs it. Returns of how many seconds its figures are; a signal ends it early."""
         loop = asyncio.get_running_loop()
         for wanted in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):
@@ -57,7 +58,7 @@ class Run:
                 await asyncio.wait({load}, timeout=_SHOW_EVERY_S)
                 show()
         await load
-        return time.monotonic() - self.figures.began_s
+        return self.figures.span_s()
 
     async def _closed(self) -> None:
         async def client() -> None:
@@ -97,15 +98,22 @@ def main(argv: list[str]) -> int:
     run = Run(target, options, model)
     span_s = asyncio.run(run.go())
     load = {"concurrency": options.concurrency} if not options.rate else {"requests_per_s": options.rate}
-    about = {"url": target.name, "model": model, **load, "prompts": options.prompts, "max_tokens": options.tokens}
+    about: dict[str, object] = {
+        "url": target.name,
+        "model": model,
+        **load,
+        "prompts": options.prompts,
+        "max_tokens": options.tokens,
+    }
+    if run.figures.ended > len(run.figures.outcomes):
+        about["requests_in_all"] = run.figures.ended
     if not run.figures.outcomes:
         sys.stderr.write("loadtest: nothing was answered\n")
         return 1
     paths = write(Path(options.out), run.figures, span_s, about)
     print(paths[1].read_text(encoding="utf-8"))
     print(f"Written: {paths[0]}, {paths[1]}")
-    failed = sum(1 for outcome in run.figures.outcomes if outcome.error)
-    return int(failed > options.most_errors * len(run.figures.outcomes))
+    return int(run.figures.failed > options.most_errors * run.figures.ended)
 
 
 async def first_model(target: Target) -> str:

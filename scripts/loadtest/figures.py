@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 PERCENTS = (50, 95, 99)
+KEPT = 1_000
+"""Outcomes that are kept of a run without an end: all that it shows is of these."""
 _LATELY_S = 10.0
 
 
@@ -41,34 +44,49 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     ranked = sorted(values)
     if not ranked:
         return None
-    found = {f"p{percent}": ranked[min(len(ranked) - 1, len(ranked) * percent // 100)] for percent in PERCENTS}
+    found = {f"p{percent}": ranked[max(0, -(-len(ranked) * percent // 100) - 1)] for percent in PERCENTS}
     return {**found, "max": ranked[-1]}
 
 
 @dataclass
 class Figures:
-    """All outcomes of a run."""
+    """The outcomes of a run: all, or the last of one without an end."""
 
     began_s: float = field(default_factory=time.monotonic)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: deque[Outcome] = field(default_factory=deque)
     running: int = 0
+    ended: int = 0
+    failed: int = 0
+
+    @classmethod
+    def endless(cls) -> Figures:
+        """Of a run that may take days: keeps the last `KEPT` outcomes."""
+        return cls(outcomes=deque(maxlen=KEPT))
 
     def add(self, outcome: Outcome) -> None:
         """Takes in a request that has ended."""
         self.outcomes.append(outcome)
+        self.ended += 1
+        self.failed += bool(outcome.error)
+
+    def span_s(self) -> float:
+        """Over how many seconds the outcomes that are kept have ended, until now."""
+        since_s = self.began_s if self.ended == len(self.outcomes) else self.outcomes[0].ended_s
+        return max(time.monotonic() - since_s, 0.001)
 
     def by_kind(self) -> dict[str, list[Outcome]]:
         """The outcomes of each kind, and of all under `all`."""
         found: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in self.outcomes:
             found[outcome.kind].append(outcome)
-        return {**dict(sorted(found.items())), "all": self.outcomes}
+        return {**dict(sorted(found.items())), "all": list(self.outcomes)}
 
     def lately(self) -> tuple[float, float]:
         """Requests/s and tokens/s of what has ended in the last ten seconds."""
-        now_s = time.monotonic()
-        span_s = max(min(_LATELY_S, now_s - self.began_s), 0.001)
-        late = [outcome for outcome in self.outcomes if outcome.ended_s > now_s - span_s and not outcome.error]
+        span_s = min(_LATELY_S, self.span_s())
+        after_s = time.monotonic() - span_s
+        newest_first = itertools.takewhile(lambda outcome: outcome.ended_s > after_s, reversed(self.outcomes))
+        late = [outcome for outcome in newest_first if not outcome.error]
         return len(late) / span_s, sum(outcome.tokens for outcome in late) / span_s
 
 

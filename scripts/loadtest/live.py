@@ -45,7 +45,10 @@ def headline(figures: Figures, name: str) -> str:
     """One line about now."""
     requests, tokens = figures.lately()
     elapsed_s = time.monotonic() - figures.began_s
-    return f"{name}  {elapsed_s:5.0f} s  running {figures.running}  now {requests:.1f} req/s, {tokens:.0f} tokens/s"
+    kept = len(figures.outcomes)
+    shown = f"  the last {kept} of {figures.ended}" if kept < figures.ended else ""
+    now = f"now {requests:.1f} req/s, {tokens:.0f} tokens/s"
+    return f"{name}  {elapsed_s:5.0f} s  running {figures.running}  {now}{shown}"
 
 
 @contextlib.contextmanager
@@ -62,7 +65,7 @@ def shown(figures: Figures, name: str) -> Iterator[Callable[[], None]]:
 
     def table() -> Table:
         made = Table(*COLUMNS, title=headline(figures, name))
-        for row in rows(figures, time.monotonic() - figures.began_s):
+        for row in rows(figures, figures.span_s()):
             made.add_row(*row)
         return made
 
@@ -77,7 +80,7 @@ def _lines(figures: Figures, name: str) -> Callable[[], None]:
         nonlocal next_s
         if time.monotonic() >= next_s:
             next_s += _LINE_EVERY_S
-            row = rows(figures, time.monotonic() - figures.began_s)[-1]
+            row = rows(figures, figures.span_s())[-1]
             said = ", ".join(f"{title} {value}" for title, value in zip(COLUMNS[1:], row[1:], strict=True))
             print(f"{headline(figures, name)} | {said}", flush=True)
 

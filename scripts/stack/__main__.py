@@ -7,7 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 
-from scripts.stack import dotenv, embedded, hardware, images, lifting, trial
+from scripts.stack import dotenv, embedded, hardware, images, leaving, lifting, trial
 from scripts.stack.engine import compose, containers, need_docker
 from scripts.stack.places import DOTENV, StackError
 
@@ -36,7 +36,8 @@ def _build(options: argparse.Namespace) -> None:
 def _down(options: argparse.Namespace) -> None:
     need_docker()
     _need_stack()
-    compose("down", "--remove-orphans", *(["--volumes"] if options.volumes else []))
+    volumes = ["--volumes"] if options.volumes else []
+    compose(*leaving.every_profile(), "down", "--remove-orphans", *volumes)
 
 
 def _logs(options: argparse.Namespace) -> None:
@@ -112,7 +113,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("command", choices=_COMMANDS)
     parser.add_argument("services", nargs="*", help="logs: of these services only")
     parser.add_argument(
-        "--profiles", default="", help="what to run: cpu, gpu, gpu1 …, sim, monitoring, webui, tls, tracing"
+        "--profiles",
+        default="",
+        help="what to run: cpu, gpu, gpu1 …, gpu-all, sim, monitoring, gpu-exporter, webui, tls, tracing",
     )
     parser.add_argument("--model", default="", help="folder, or name at Hugging Face")
     parser.add_argument("--replicas", type=int, default=0, help="replicas behind nginx; default 2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from scripts.stack import dotenv, hardware, images
+from scripts.stack import dotenv, hardware, images, leaving
 from scripts.stack.engine import compose, containers, need_docker
 from scripts.stack.places import COMPOSE, DOTENV, MODELS, SETTINGS, TLS, StackError
 
@@ -32,6 +33,7 @@ def up(options: argparse.Namespace) -> None:
     for profile, service in _SCALED.items():
         if profile in profiles.split(","):
             scales += ["--scale", f"{service}={settings['WORKERS']}"]
+    leaving.remove(settings.get("COMPOSE_PROJECT_NAME", "penstock"), profiles)
     compose("up", "--detach", "--no-build", "--remove-orphans", *scales)
     wait(settings, options.wait_s)
     _say_how(settings)
@@ -56,12 +58,15 @@ def prepare(options: argparse.Namespace) -> None:
     dotenv.put(DOTENV, {name: value for name, value in chosen.items() if known.get(name) != value})
     DOTENV.chmod(0o600)
     if "tls" in chosen["COMPOSE_PROFILES"].split(","):
-        _certificate()
+        certificate()
     print(f"stack: profiles {chosen['COMPOSE_PROFILES']}; {chosen['REPLICAS']} replicas, {chosen['WORKERS']} workers")
 
 
 def model_settings(model: str) -> dict[str, str]:
-    """Where the workers find a model: a folder of this machine, below models/ or anywhere, or the name at a hub."""
+    """Where the workers find a model: a folder of this machine, below models/ or anywhere, or the name at a hub.
+
+    Of a folder elsewhere nothing is mounted but itself. Raises StackError.
+    """
     path = Path(model)
     if not path.is_dir():
         if path.is_absolute() or model.startswith("."):
@@ -69,26 +74,57 @@ def model_settings(model: str) -> dict[str, str]:
             raise StackError(msg)
         return {"MODEL": model}
     path = path.resolve()
-    if path.is_relative_to(MODELS):
-        return {"MODEL": f"/models/local/{path.relative_to(MODELS)}", "MODELS_DIR": str(Path("..") / "models")}
-    return {"MODEL": f"/models/local/{path.name}", "MODELS_DIR": str(path.parent)}
+    ours = path.is_relative_to(MODELS)
+    _check_links(path, MODELS if ours else path)
+    inside = f"/models/local/{path.relative_to(MODELS) if ours else path.name}"
+    if ours:
+        return {"MODEL": inside, "MODELS_DIR": str(Path("..") / "models"), "MODELS_AT": "/models/local"}
+    return {"MODEL": inside, "MODELS_DIR": str(path), "MODELS_AT": inside}
 
 
-def _certificate() -> None:
-    """One that nobody vouches for, unless there is one."""
-    if (TLS / "tls.crt").exists():
-        return
+def _check_links(model: Path, mounted: Path) -> None:
+    """Raises StackError when a file of the model leads out of what is mounted: in a container it would lead nowhere."""
+    for path in model.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(mounted):
+            msg = (
+                f"{path} is a link out of {mounted}, as in a hub's cache, and containers see that folder alone. "
+                f"Copy the model with its files: cp -rL {model} models/{model.name}"
+            )
+            raise StackError(msg)
+
+
+def certificate(folder: Path = TLS) -> None:
+    """The pair that nginx reads, in `folder`/mounted: one that nobody vouches for, unless there is one.
+
+    nginx runs as a user that this machine does not know, so what is mounted can be read by everybody; the folder
+    around it keeps everybody else out. Raises StackError when there is none and none can be made.
+    """
+    pair = folder / "mounted"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o700)
+    pair.mkdir(exist_ok=True)
+    pair.chmod(0o755)
+    for name in ("tls.crt", "tls.key"):
+        if (folder / name).exists() and not (pair / name).exists():
+            (folder / name).rename(pair / name)  # where it belonged before
+    if not (pair / "tls.crt").exists():
+        _self_signed(pair)
+    for path in pair.glob("tls.*"):
+        with contextlib.suppress(PermissionError):  # somebody else's, who has seen to it
+            path.chmod(0o644)
+
+
+def _self_signed(pair: Path) -> None:
     if not shutil.which("openssl"):
-        msg = "The profile tls needs compose/tls/tls.crt and tls.key; without openssl none can be made here."
+        msg = "The profile tls needs compose/tls/mounted/tls.crt and tls.key; without openssl none can be made here."
         raise StackError(msg)
-    TLS.mkdir(exist_ok=True)
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "365", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    command += ["-keyout", str(TLS / "tls.key"), "-out", str(TLS / "tls.crt")]
+    command += ["-keyout", str(pair / "tls.key"), "-out", str(pair / "tls.crt")]
     subprocess.run(command, check=True, capture_output=True)
-    # nginx reads it as its own user, which is another on this machine; the folder above keeps everybody else out.
-    (TLS / "tls.key").chmod(0o644)
-    print("stack: made a self-signed certificate in compose/tls. Put a real one there: tls.crt with its chain, tls.key")
+    print(
+        "stack: made a self-signed certificate in compose/tls/mounted. Put a real one there: tls.crt (chain), tls.key"
+    )
 
 
 def wait(settings: dict[str, str], wait_s: float) -> None:

@@ -21,7 +21,7 @@ def place(folder: Path, ports: Sequence[int], listen: int, server: str = "server
     when the shipped files no longer look as this module expects.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("nginx.conf", "locations.conf"):
+    for name in ("nginx.conf", "locations.conf", "real_ip.conf"):
         text = (SHIPPED / name).read_text(encoding="utf-8")
         (folder / name).write_text(text.replace(_TMP, f"{folder}/"), encoding="utf-8")
     (folder / "upstream.conf").write_text(_upstream(ports), encoding="utf-8")

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from shared.connection import RedisCaller, connect
-from shared.lane_settings import PAUSE, RESUME
+from shared.lane_settings import DRAIN, PAUSE, RESUME
 from shared.scripts import Scripts
 from tests.drills.acting import KEYS as K
 from tests.drills.acting import all_visible, control
@@ -131,7 +131,7 @@ async def test_an_engine_is_slow_to_begin(stack: Stack, figures: Figures) -> Non
 
 
 @pytest.mark.drill(46)
-async def test_a_lane_is_paused_and_forgotten(stack: Stack, figures: Figures) -> None:
+async def test_a_lane_is_paused_and_forgotten_and_then_drained(stack: Stack, figures: Figures) -> None:
     stack.worker()
     stack.api()
     client = connect(stack.redis_url)
@@ -142,6 +142,10 @@ async def test_a_lane_is_paused_and_forgotten(stack: Stack, figures: Figures) ->
             await quiet(prometheus, "PenstockLanePaused")
             await scripts.setlane("batch", PAUSE)
             figures |= await fires(prometheus, "PenstockLanePaused")
+            await scripts.setlane("batch", RESUME)
+            await ends(prometheus, "PenstockLanePaused")
+            await scripts.setlane("batch", DRAIN)
+            await fires(prometheus, "PenstockLanePaused")
             await scripts.setlane("batch", RESUME)
             await ends(prometheus, "PenstockLanePaused")
     finally:

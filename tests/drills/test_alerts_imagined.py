@@ -75,6 +75,24 @@ async def test_an_engine_runs_out_of_cache(tmp_path: Path, figures: Figures) -> 
 
 @pytest.mark.long
 @pytest.mark.drill(46)
+async def test_a_batch_will_be_late_and_nobody_takes_its_webhook(tmp_path: Path, figures: Figures) -> None:
+    registry = CollectorRegistry()
+    assert declared()["penstock_batches_late"][1] == ()
+    late = Gauge("penstock_batches_late", "Imagined.", registry=registry)
+    outcomes = declared()["penstock_webhook_attempts_total"][1]
+    told = Counter("penstock_webhook_attempts_total", "Imagined.", outcomes, registry=registry)
+    told.labels("given_up")
+    expected = ("PenstockBatchLate", "PenstockWebhooksLost")
+    with watched_target(tmp_path, registry) as prometheus:
+        await scraped(prometheus, "penstock_webhook_attempts_total")
+        await quiet(prometheus, *expected)
+        late.set(1)
+        told.labels("given_up").inc()
+        figures |= await fires(prometheus, *expected)
+
+
+@pytest.mark.long
+@pytest.mark.drill(46)
 async def test_a_certificate_ends_soon_and_a_lane_is_not_served_alike(tmp_path: Path, figures: Figures) -> None:
     registry = CollectorRegistry()
     ends_at = Gauge("probe_ssl_earliest_cert_expiry", "Imagined.", registry=registry)

@@ -118,3 +118,14 @@ async def test_promtool_has_nothing_to_say_about_any_exposition(stack: Stack, ap
         assert b"penstock_build_info" in text
         done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
         assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+async def test_arrivals_are_counted_under_the_name_that_the_queues_have(stack: Stack, api: Api) -> None:
+    stack.worker("--model", "Some/Model")
+    async with httpx.AsyncClient(timeout=30, base_url=api.url, headers={"X-API-Key": "alpha"}) as client:
+        ready = {"model": "Some-Model", "state": "ready"}
+        await eventually(lambda: api.metric("penstock_pool_workers", **ready) == 1, 20, "the replica has seen it")
+        answer = await client.post(ROUTE, json={**CHAT, "model": "Some/Model"})
+    assert answer.status_code == 200
+    assert api.metric("penstock_requests_admitted_total", model="Some-Model") == 1
+    assert api.metric("penstock_requests_finished_total", model="Some/Model") == 1

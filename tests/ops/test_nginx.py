@@ -184,6 +184,20 @@ async def test_what_a_client_says_of_its_address_is_not_passed_on(tmp_path: Path
     assert "10.9.9.9" not in head
 
 
+async def test_a_balancer_in_front_that_is_believed_says_who_the_client_is(tmp_path: Path) -> None:
+    replica = Upstream(answers=True)
+    believed = "set_real_ip_from 127.0.0.1; real_ip_header X-Forwarded-For; real_ip_recursive on;"
+    async with upstreams(replica) as ports:
+        with nginx_before(tmp_path, ports, real_ip=believed) as port:
+            async with httpx.AsyncClient() as client:
+                headers = {"X-Forwarded-For": "10.9.9.9, 192.0.2.7"}
+                await client.get(f"http://127.0.0.1:{port}/v1/models", headers=headers)
+    (head,) = replica.requests
+    assert "x-forwarded-for: 192.0.2.7" in head.lower(), "the one that the balancer has seen"
+    assert "10.9.9.9" not in head, "what the client has claimed"
+    assert '"client":"192.0.2.7"' in (tmp_path / "nginx.log").read_text()
+
+
 async def test_what_clients_send_stays_out_of_the_log(tmp_path: Path) -> None:
     replica = Upstream(answers=True)
     async with upstreams(replica) as ports:

@@ -1,4 +1,4 @@
-"""Stands in for the module `pynvml` where there is no NVIDIA driver: the same names, the values of one imagined GPU.
+"""Stands in for the module `pynvml` where there is no NVIDIA driver: the same names, the values of imagined GPUs.
 
 It proves what the exporter makes of the library's answers, not that a driver gives them.
 """
@@ -14,7 +14,10 @@ class NVMLError(Exception):
 
 
 class FakeNvml:
-    """A driver with one GPU. `away`: it cannot be initialized. `lacks`: functions that the GPU does not support."""
+    """A driver with one GPU, or `gpus` alike. `away`: it cannot be initialized. `lacks`: functions that none supports.
+
+    `lost`: indices of GPUs that have fallen off the bus.
+    """
 
     NVMLError = NVMLError
     NVML_TEMPERATURE_GPU, NVML_TEMPERATURE_THRESHOLD_SLOWDOWN = 0, 1
@@ -22,15 +25,14 @@ class FakeNvml:
     NVML_MEMORY_ERROR_TYPE_CORRECTED, NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 0, 1, 0
     nvmlEventTypeXidCriticalError = 8  # noqa: N815 - the library's name
 
-    def __init__(self, *, away: bool = False, lacks: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, gpus: int = 1, away: bool = False, lacks: tuple[str, ...] = ()) -> None:
         self.away = away
         self.events: list[Any] = []
         self.inits = 0
         self.uncorrected = 1
+        self.lost: set[int] = set()
         self._said: dict[str, Any] = {
-            "nvmlDeviceGetCount": 1,
-            "nvmlDeviceGetHandleByIndex": "handle",
-            "nvmlDeviceGetIndex": 0,
+            "nvmlDeviceGetCount": gpus,
             "nvmlDeviceGetUUID": "GPU-1",
             "nvmlDeviceGetName": b"Imagined 80GB",
             "nvmlSystemGetDriverVersion": "999.1",
@@ -68,6 +70,14 @@ class FakeNvml:
         if self.away:
             raise NVMLError("Driver Not Loaded")
 
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        if index in self.lost:
+            raise NVMLError("GPU is lost")
+        return index
+
+    def nvmlDeviceGetIndex(self, handle: int) -> int:  # noqa: N802
+        return handle
+
     def nvmlDeviceGetClockInfo(self, _: Any, which: int) -> int:  # noqa: N802
         return 1_755 if which == self.NVML_CLOCK_SM else 2_619
 
@@ -86,6 +96,6 @@ class FakeNvml:
         self._said["nvmlDeviceGetMemoryInfo"] = SimpleNamespace(used=(80 << 30) - (1 << 29), total=80 << 30)
         self.uncorrected += 1
 
-    def xid(self, number: int) -> None:
+    def xid(self, number: int, gpu: int = 0) -> None:
         """The driver reports a critical error."""
-        self.events.append(SimpleNamespace(device="handle", eventData=number))
+        self.events.append(SimpleNamespace(device=gpu, eventData=number))

@@ -25,11 +25,16 @@ def nginx_binary() -> str | None:
 
 
 @contextlib.contextmanager
-def nginx_before(folder: Path, ports: Sequence[int], server: str = "server.conf") -> Iterator[int]:
-    """Runs nginx in front of replicas at these ports. Gives the port where it listens."""
+def nginx_before(folder: Path, ports: Sequence[int], server: str = "server.conf", real_ip: str = "") -> Iterator[int]:
+    """Runs nginx in front of replicas at these ports. Gives the port where it listens.
+
+    `real_ip`: what stands in real_ip.conf instead of what is shipped.
+    """
     binary, listen = nginx_binary(), free_port()
     assert binary
     main = place(folder, ports, listen, server)
+    if real_ip:
+        (folder / "real_ip.conf").write_text(real_ip, encoding="utf-8")
     with (folder / "nginx.log").open("wb") as log:
         command = [binary, "-p", str(folder), "-c", str(main), "-g", "daemon off;"]
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import REGISTRY
 
+from api.problems import FAULTS
 from cli.main import _USAGE
 from shared.metrics import _FIRST_BYTE_S
 from tests.support.metric_names import (
@@ -162,6 +164,12 @@ def test_what_counts_as_an_error_are_the_codes_of_our_own_faults() -> None:
         if rule.name.startswith("penstock:requests_bad:rate"):
             (codes,) = re.findall(r'code=~"([^"]+)"', rule.expr)
             assert set(codes.split("|")) == ours
+    assert set(FAULTS) == ours
+
+
+def test_the_first_of_our_own_faults_is_an_increase() -> None:
+    for code in FAULTS:
+        assert REGISTRY.get_sample_value("penstock_requests_rejected_total", {"code": code}) is not None, code
 
 
 def test_the_budgets_of_the_page_are_those_of_the_rules() -> None:

@@ -92,6 +92,16 @@ def test_what_is_read_from_redis_is_never_summed_over_replicas() -> None:
             assert re.search(rf"(max|min)( by \([^)]*\))? ?\((rate\()?{name}", query), f"{where}: {query}"
 
 
+def test_shares_of_arrivals_are_of_the_same_models_and_of_all_that_came() -> None:
+    queries_of_it = [query for where, query in queries().items() if where.startswith("penstock-capacity / Turned away")]
+    assert queries_of_it
+    for query in queries_of_it:
+        part, _, whole = query.partition(" / ")
+        assert {"penstock_requests_admitted_total", "penstock_requests_turned_away_total"} == names_in(whole)
+        assert query.count("model=~") == query.count("rate(") == 3, query
+        assert names_in(part) == {"penstock_requests_turned_away_total"}
+
+
 def test_legends_use_labels_that_the_query_keeps() -> None:
     for board in SHOWN.values():
         for panel in panels(board):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -60,6 +63,42 @@ def test_what_a_gpu_does_not_support_is_absent_and_the_rest_is_there() -> None:
     names = {name for name, *_ in found}
     absent = {"penstock_gpu_power_watts", "penstock_gpu_remapped_rows", "penstock_gpu_xid_errors_total"}
     assert names == SENSORS.keys() - absent
+
+
+def test_a_gpu_that_is_lost_takes_neither_the_others_nor_its_last_error_with_it() -> None:
+    library = FakeNvml(gpus=3)
+    gpus = Gpus(lambda: library)
+    values(gpus)
+    library.lost.add(1)
+    library.xid(79, gpu=1)
+    found = values(gpus)
+    assert found["penstock_gpu_exporter_up",] == 1
+    assert found["penstock_gpu_xid_errors_total", "1", "79"] == 1
+    assert {key[1] for key in found if key[0] == "penstock_gpu_power_watts"} == {"0", "2"}
+    assert library.inits == 1, "a lost GPU is no reason to throw away what the others will report"
+
+
+def test_a_gpu_that_was_lost_before_the_exporter_started_hides_no_other() -> None:
+    library = FakeNvml(gpus=2)
+    library.lost.add(0)
+    assert values(Gpus(lambda: library))["penstock_gpu_power_watts", "1"] == 312.5
+
+
+def test_two_scrapes_at_once_open_the_driver_once_and_count_an_error_once() -> None:
+    library = FakeNvml()
+    library.xid(79)
+    meet = threading.Barrier(2)
+
+    def load() -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meet.wait(0.5)  # only a second scrape that asks at the same time comes here, too
+        return library
+
+    gpus = Gpus(load)
+    with ThreadPoolExecutor(2) as pool:
+        both = [scraping.result() for scraping in [pool.submit(values, gpus) for _ in range(2)]]
+    assert library.inits == 1
+    assert [found["penstock_gpu_xid_errors_total", "0", "79"] for found in both] == [1, 1]
 
 
 def test_without_a_driver_it_says_so_and_looks_again_with_every_scrape() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.settings import ApiSettings
+from scripts.stack.places import COMPOSE
 from shared import metrics
 from shared.lanes import QUEUES
 from shared.metrics import Reading
@@ -65,6 +67,20 @@ def test_the_compose_command_reads_the_number(tmp_path: Path, text: str, said: s
     other = 'penstock_wanted_workers{model="my-model-2"} 9.0\n'
     (tmp_path / "exposition").write_text(other + text, encoding="utf-8")
     line = next(line for line in TEXT.splitlines() if line.startswith("wanted=$("))
-    script = line.replace("curl -fsS http://127.0.0.1:8000/metrics", "cat exposition") + '; echo "$wanted"'
+    script = line.replace('docker compose exec -T api python -c "$ask"', "cat exposition") + '; echo "$wanted"'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == said
+
+
+def test_the_loop_that_scales_compose_asks_a_container_and_scales_a_service_that_is_there(tmp_path: Path) -> None:
+    script = re.search(r"```sh\n(ask=.*?)```", TEXT, re.DOTALL)
+    assert script
+    docker = tmp_path / "docker"
+    said = 'penstock_wanted_workers{model="other"} 9.0\\npenstock_wanted_workers{model="my-model"} 3.0\\n'
+    docker.write_text(f"#!/bin/sh\n[ $2 = exec ] && printf '{said}' || echo $@\n")
+    docker.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", script[1]], env=env, capture_output=True, text=True, check=True)
+    *_, scale, service = done.stdout.split()
+    assert scale == f"{service}=3"
+    assert f"\n  {service}:\n" in (COMPOSE / "docker-compose.yml").read_text(encoding="utf-8")

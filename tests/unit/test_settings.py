@@ -63,6 +63,15 @@ def test_the_first_legacy_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read().queue_max == 1
 
 
+def test_an_empty_variable_hides_no_other_name(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    monkeypatch.setenv("PENSTOCK_OTLP_ENDPOINT", "")
+    (bare / ".env").write_text("PENSTOCK_LOG_LEVEL=\n")
+    assert (read().otlp_endpoint, read().log_level) == ("", "INFO")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    assert read().otlp_endpoint == "http://collector:4318"
+    assert read("--otlp-endpoint", "").otlp_endpoint == "", "a flag says what it says"
+
+
 def test_a_secret_comes_from_its_file_and_is_never_shown(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
     (bare / "keys").write_text("sk-one, sk-two\n")
     monkeypatch.setenv("PENSTOCK_API_KEYS_FILE", str(bare / "keys"))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts import setup
-from scripts.stack import dotenv, embedded, hardware, images, lifting, places, trial
+from scripts.stack import __main__ as stack
+from scripts.stack import dotenv, embedded, hardware, images, leaving, lifting, places, trial
+from scripts.stack.engine import compose_command
+from scripts.validate import tools
+from tests.support.boards import queries
+from worker import app as worker
+from worker.settings import WorkerSettings
 
 COMPOSE = (places.COMPOSE / "docker-compose.yml").read_text(encoding="utf-8")
 
@@ -84,6 +93,20 @@ def test_no_file_of_the_stack_names_a_registrys_host() -> None:
         assert not re.search(r"\b[a-z0-9-]+\.(io|com|dev|org)/[a-z]", text), path
 
 
+def test_the_job_that_pushes_and_signs_runs_no_action_whose_code_can_change_under_its_name() -> None:
+    workflow = (places.ROOT / ".github" / "workflows" / "images.yml").read_text(encoding="utf-8")
+    named = re.findall(r"uses: (\S+)( # v?\d+\.\d+\.\d+)?$", workflow, re.MULTILINE)
+    assert len(named) > 8
+    unpinned = {action for action, tag in named if not (tag and re.search(r"@[0-9a-f]{40}$", action))}
+    assert unpinned == {"./.github/workflows/ci.yml"}
+
+
+def test_ci_installs_every_tool_of_its_checks_that_debian_has() -> None:
+    job = (places.ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8").partition("\n  validate:\n")[2]
+    for how in (tools._GET[name] for name in ("nginx", "promtool", "amtool")):
+        assert re.search(rf"\b{how.rpartition(' ')[2]}(\s|$)", job), how
+
+
 def test_the_images_torch_is_that_of_the_set_up() -> None:
     dockerfile = (places.ROOT / "docker" / "worker.Dockerfile").read_text(encoding="utf-8")
     assert f"ARG TORCH={setup.TORCH}\n" in dockerfile
@@ -106,6 +129,64 @@ def test_a_machine_gets_a_worker_for_each_of_its_gpus(count: int, wanted: str) -
         assert f"profiles: [{name}]" in COMPOSE
 
 
+def test_every_profile_is_told_where_profiles_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        stack.main(["--help"])
+    page = (places.ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    for said in (capsys.readouterr().out, COMPOSE.partition("\nx-ours")[0], page):
+        for name in {name for its in leaving.profiles().values() for name in its} - {f"gpu{n}" for n in range(2, 8)}:
+            assert re.search(rf"(?<![\w-]){name}(?![\w-])", said), name
+
+
+def test_a_worker_has_the_time_to_leave_that_it_takes() -> None:
+    (grace_s,) = map(int, re.findall(r"^x-worker:.*?stop_grace_period: (\d+)s", COMPOSE, re.MULTILINE | re.DOTALL))
+    engine_s = 5
+    assert WorkerSettings().drain_s + worker._HAND_BACK_S + worker._FAREWELL_S + engine_s < grace_s
+    assert grace_s == leaving._STOP_S
+
+
+def test_prometheus_keeps_as_much_as_the_boards_ask_for() -> None:
+    (kept_d,) = map(int, re.findall(r"PROMETHEUS_RETENTION:-(\d+)d", COMPOSE))
+    asked_d = {int(days) for query in queries().values() for days in re.findall(r"\[(\d+)d\]", query)}
+    assert max(asked_d) == 30 < kept_d
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A `docker` that has containers of some services, and writes down what it is told, in the file that this gives."""
+    told, program = tmp_path / "told", tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>{told}\n'
+        '[ "$1" = ps ] && printf "c1 api\\nc2 worker-cpu\\nc3 worker-gpu-0\\nc4 nginx-tls\\nc5 mine\\n"\nexit 0\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    compose_command.cache_clear()
+    yield told
+    compose_command.cache_clear()
+
+
+def test_containers_of_a_profile_that_was_left_are_stopped(docker: Path) -> None:
+    leaving.remove("p", "cpu,monitoring")
+    first, *rest = docker.read_text().splitlines()
+    assert "label=com.docker.compose.project=p" in first
+    assert rest == ["stop -t 150 c3 c4", "rm c3 c4"], "what the file does not know is another's"
+    docker.unlink()
+    leaving.remove("p", "cpu,gpu,tls")
+    assert len(docker.read_text().splitlines()) == 1
+
+
+def test_down_is_for_every_profile(docker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("COMPOSE_PROFILES=cpu\n")
+    monkeypatch.setattr(stack, "DOTENV", tmp_path / ".env")
+    assert stack.main(["down"]) == 0
+    last = docker.read_text().splitlines()[-1]
+    assert last.startswith("compose --profile ")
+    assert last.endswith(" down --remove-orphans")
+    assert {name for its in leaving.profiles().values() for name in its} == set(re.findall(r"--profile (\S+)", last))
+
+
 @pytest.mark.parametrize(
     ("profiles", "tags"),
     [
@@ -122,11 +203,48 @@ def test_only_the_images_that_are_needed_are_built(profiles: str, tags: list[str
 def test_a_models_folder_is_mounted_wherever_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "Qwen3-8B"
     folder.mkdir()
-    assert lifting.model_settings(str(folder)) == {"MODEL": "/models/local/Qwen3-8B", "MODELS_DIR": str(tmp_path)}
+    (folder / "config.json").write_text("{}")
+    (folder / "same.json").symlink_to("config.json")
+    inside = "/models/local/Qwen3-8B"
+    assert lifting.model_settings(str(folder)) == {"MODEL": inside, "MODELS_DIR": str(folder), "MODELS_AT": inside}
+    assert "- ${MODELS_DIR:-../models}:${MODELS_AT:-/models/local}:ro" in COMPOSE
     assert lifting.model_settings(str(places.MODELS / "demo"))["MODEL"] == "/models/local/demo"
     assert lifting.model_settings("Qwen/Qwen3-8B") == {"MODEL": "Qwen/Qwen3-8B"}
     with pytest.raises(places.StackError, match="is no folder"):
         lifting.model_settings("/nowhere/at-all")
+
+
+def test_a_model_whose_files_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "weights").write_text("many")
+    (snapshot / "model.safetensors").symlink_to(Path("..") / ".." / "blobs" / "weights")
+    with pytest.raises(places.StackError, match="cp -rL"):
+        lifting.model_settings(str(snapshot))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="this machine has no openssl")
+def test_a_private_key_is_in_a_folder_that_only_its_owner_can_enter(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    lifting.certificate(folder)
+    made = (folder / "mounted" / "tls.key").read_bytes()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+    assert modes == {"tls": 0o700, "mounted": 0o755, "tls.key": 0o644, "tls.crt": 0o644}, "inside, nginx reads it"
+    assert "- ./tls/mounted:/etc/penstock/tls:ro" in COMPOSE
+    lifting.certificate(folder)
+    assert (folder / "mounted" / "tls.key").read_bytes() == made
+
+
+def test_a_certificate_that_was_there_is_kept_and_closed_in(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    folder.mkdir(0o755)
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).write_text(f"my {name}")
+        (folder / name).chmod(0o600)
+    lifting.certificate(folder)
+    assert [(folder / "mounted" / name).read_text() for name in ("tls.crt", "tls.key")] == ["my tls.crt", "my tls.key"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_an_embedded_start_is_found_by_its_lock(tmp_path: Path) -> None:
