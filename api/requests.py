@@ -130,6 +130,10 @@ class Requests:
         _, listeners = await self._client.call("PUBSUB", "NUMSUB", keys.channel(rid), timeout_s=_TIMEOUT_S)
         return int(listeners) > 0
 
+    async def stored(self, keys: Keys, rid: str) -> bool:
+        """Whether a request is stored as a response, which clients may come back for. Raises BrokerUnavailableError."""
+        return bool(await self._client.call("EXISTS", keys.response(rid), timeout_s=_TIMEOUT_S))
+
     async def cancel(self, keys: Keys, rid: str, reason: str) -> str:
         """Cancels a request in whatever phase it is. Returns DONE, SENT, GONE or its terminal state.
 

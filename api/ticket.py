@@ -34,3 +34,8 @@ class Ticket:
     shape: Shape | None = None
     cold: bool = False
     exchange: Exchange | None = field(default_factory=current_exchange.get)
+
+    @property
+    def own(self) -> bool:
+        """Whether it was admitted for this client; otherwise it was sent before."""
+        return self.status in {"", "created"}
