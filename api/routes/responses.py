@@ -153,7 +153,7 @@ async def retrieve(
     state = request.app.state
     relay = state.door.reader(facts.keys, facts.rid)
     model = stored.kept.base["model"]
-    ticket = Ticket(facts.rid, model, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
+    ticket = Ticket(facts.rid, model, facts.lane, relay, facts.keys, time.monotonic(), facts.stays, resumed=True)
     if ticket.exchange is not None:
         ticket.exchange.follows(facts.rid, facts.lane, "resumed", facts.trace)
     view = View(stored.kept.base, relay, stream=True, after=after)
