@@ -69,7 +69,7 @@ async def upload(request: Request, tenant: Tenant) -> Response:
     key = terms_of({name: value for name, value in request.headers.items() if name == "idempotency-key"}).key
     outcome = "failed"
     try:
-        async with state.uploads.taken():
+        async with state.uploads.taken(tenant):
             with child(FILE_TRANSFERS, "in").track_inprogress():
                 one = Upload(files, tenant, state.settings.upload_rules)
                 facts, new = await one.run(request, key, state.settings.idempotency_ttl_s)
