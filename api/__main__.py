@@ -60,7 +60,16 @@ def main(argv: list[str]) -> int:
     served: ASGIApp = Outermost(app, {**completions.DIRECT, **responses.DIRECT})
     if tracing is not None or settings.access_log:
         served = Watched(served, tracing, access_log=settings.access_log)
-    config = uvicorn.Config(
+    server = _Server(server_config(served, settings.drain_s), app)
+    server.run(sockets=[listener])
+    if tracing is not None:
+        tracing.close()
+    return int(server.failed)
+
+
+def server_config(served: ASGIApp, drain_s: float) -> uvicorn.Config:
+    """How uvicorn serves an application here."""
+    return uvicorn.Config(
         served,
         loop="uvloop",
         http=Protocol,
@@ -69,14 +78,10 @@ def main(argv: list[str]) -> int:
         log_config=None,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.drain_s) + _AFTER_DRAIN_S,
+        timeout_graceful_shutdown=int(drain_s) + _AFTER_DRAIN_S,
         backlog=4096,
+        reset_contextvars=True,  # a pipelined request would have the id of the one before in its log lines
     )
-    server = _Server(config, app)
-    server.run(sockets=[listener])
-    if tracing is not None:
-        tracing.close()
-    return int(server.failed)
 
 
 class _Server(uvicorn.Server):

@@ -8,6 +8,7 @@ turns out to have been sent before, the relay follows the one that holds its key
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -175,26 +176,43 @@ class Door:
         A replica that drains cancels nothing: it has sent its clients to other replicas. If they do not come, the
         worker's orphan timer ends the request.
         """
+        if self._let_go(ticket) and not ticket.stays:
+            self._cancel_after_grace(ticket.keys, ticket.rid)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Stops following a request whose client is told of a failure instead of the request's id.
+
+        One that it has joined is left as by any follower: it is somebody else's. Its own is cancelled after the grace,
+        also where it would stay, unless a client that has come again has it stored by then.
+        """
+        if not ticket.own:
+            self.leave(ticket)
+        elif self._let_go(ticket):
+            self._cancel_after_grace(ticket.keys, ticket.rid, unless_stored=ticket.stays)
+
+    def _let_go(self, ticket: Ticket) -> bool:
+        """Stops following. Returns whether the request goes on, and this replica may see to its end."""
         self._watch.remove(ticket.relay)
         self.retries.remove(ticket)
         going_on = ticket.relay.end is None
         self._channels.unsubscribe(ticket.keys.channel(ticket.rid), ticket.relay, at_once=going_on)
         STREAMS_OPEN.dec()
-        if going_on and not ticket.stays and not self.draining:
-            self._cancel_after_grace(ticket.keys, ticket.rid)
+        return going_on and not self.draining
 
-    def _cancel_after_grace(self, keys: Keys, rid: str) -> None:
-        asyncio.get_running_loop().call_later(self._settings.disconnect_grace_s, self._grace_over, keys, rid)
+    def _cancel_after_grace(self, keys: Keys, rid: str, *, unless_stored: bool = False) -> None:
+        again = functools.partial(self._grace_over, keys, rid, unless_stored=unless_stored)
+        asyncio.get_running_loop().call_later(self._settings.disconnect_grace_s, again)
 
-    def _grace_over(self, keys: Keys, rid: str) -> None:
+    def _grace_over(self, keys: Keys, rid: str, *, unless_stored: bool) -> None:
         if not self.draining:
-            task = asyncio.create_task(self._cancel_unless_followed(keys, rid))
+            task = asyncio.create_task(self._cancel_unless_followed(keys, rid, unless_stored=unless_stored))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    async def _cancel_unless_followed(self, keys: Keys, rid: str) -> None:
+    async def _cancel_unless_followed(self, keys: Keys, rid: str, *, unless_stored: bool) -> None:
         try:
-            if not await self._requests.followed(keys, rid):
+            wanted = await self._requests.followed(keys, rid)
+            if not wanted and not (unless_stored and await self._requests.stored(keys, rid)):
                 await self._requests.cancel(keys, rid, "client_gone")
         except BrokerUnavailableError as error:
             log.debug("request %s is left to its worker: %s", rid, error)

@@ -102,7 +102,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.state.door = Door(settings, client, requests, channels, catalog, watch, tokens, waiting, images)
         app.state.responses = stored = Store(client, ttl_s=settings.responses_ttl_s, log_ttl_s=settings.result_ttl_s)
         app.state.files = Files(storage, control, GlobalKeys(settings.prefix), settings.file_quota) if storage else None
-        app.state.uploads = Turns(settings.uploads_at_once)
+        app.state.uploads = Turns(settings.uploads_at_once, each=settings.uploads_each)
         app.state.drain = Drain(app.state.door, watch, settings.drain_s)
         services = ServiceGroup()
         failing: asyncio.Task[None] | None = None

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.hooks import HookRules
+from api.limits import METADATA_KEY_CHARS, METADATA_VALUE_CHARS, MOST_METADATA
 from api.schemas import parse_object
 from shared.batch_windows import hours_of, window_s
 from shared.batches import ENDPOINTS
 from shared.errors import RequestError, invalid_request
 from shared.webhooks import key_of
 
-_MOST_METADATA, _KEY_CHARS, _VALUE_CHARS = 16, 64, 512
 _LEAST_KEPT_S, _MOST_KEPT_S = 3_600, 2_592_000
 _MOST_UNIX_S = 1 << 33
 _SHOWN_CHARS = 60
@@ -74,15 +74,17 @@ def _endpoint(fields: dict[str, Any]) -> str:
 def _metadata(value: object) -> str:
     if not isinstance(value, dict):
         raise invalid_request("Invalid type for 'metadata': expected an object.", param="metadata", code="invalid_type")
-    if len(value) > _MOST_METADATA:
-        message = f"Invalid 'metadata': it has {len(value)} pairs, and at most {_MOST_METADATA} are allowed."
+    if len(value) > MOST_METADATA:
+        message = f"Invalid 'metadata': it has {len(value)} pairs, and at most {MOST_METADATA} are allowed."
         raise invalid_request(message, param="metadata", code="invalid_value")
     for key, text in value.items():
-        param = f"metadata.{key[:_KEY_CHARS]}"
+        param = f"metadata.{key[:METADATA_KEY_CHARS]}"
         if not isinstance(text, str):
             raise invalid_request(f"Invalid type for '{param}': expected a string.", param=param, code="invalid_type")
-        if len(key) > _KEY_CHARS or len(text) > _VALUE_CHARS:
-            message = f"Invalid '{param}': keys have {_KEY_CHARS} characters at most, values {_VALUE_CHARS}."
+        if len(key) > METADATA_KEY_CHARS or len(text) > METADATA_VALUE_CHARS:
+            message = (
+                f"Invalid '{param}': keys have {METADATA_KEY_CHARS} characters at most, values {METADATA_VALUE_CHARS}."
+            )
             raise invalid_request(message, param=param, code="invalid_value")
     return json.dumps(value)
 

@@ -89,7 +89,7 @@ _STORED = (
 _UPLOADED = (
     errors.invalid_request("`purpose` must be one of: assistants, batch.", param="purpose"),
     file_errors.file_quota_exceeded("bytes"),
-    file_errors.upload_timeout(60),
+    file_errors.upload_timeout(60, 10_000),
     file_errors.file_too_large(200_000_000, "batch"),
     http_errors.unsupported_media_type("application/json", "a form (`multipart/form-data`)"),
     errors.idempotency_key_mismatch(),

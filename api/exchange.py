@@ -59,8 +59,7 @@ class Exchange:
         self._method, self._path = scope["method"], scope["path"]
         self._began_s = time.monotonic()
         self._client_id = (sent_id(scope) or b"").decode("ascii")
-        self._asked: Admission | None = None
-        self._rid = self._lane = self._model = self._outcome = self._code = ""
+        self._tenant = self._rid = self._lane = self._model = self._outcome = self._code = ""
         self._first_s: float | None = None
         self._end: Meta | None = None
         self._spans = None if tracing is None else Spans(tracing, scope, self._client_id)
@@ -78,7 +77,8 @@ class Exchange:
 
     def sent(self, admission: Admission) -> Admission:
         """What exactly will be asked of `admit`."""
-        self._asked, self._rid, self._model = admission, admission.rid, admission.model
+        # not the admission itself: it has the request's body, and an answer may take long
+        self._tenant, self._rid, self._model = admission.tenant, admission.rid, admission.model
         self._lane = admission.lane
         if self._spans is None:
             return admission
@@ -139,7 +139,7 @@ class Exchange:
             "request_id": self._rid,
             "client_request_id": self._client_id,
             "trace_id": self.trace_id,
-            "tenant": self._asked.tenant if self._asked else "",
+            "tenant": self._tenant,
             "model": self._model,
             "lane": self._lane,
             "outcome": self._outcome,

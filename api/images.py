@@ -144,6 +144,9 @@ class Images:
             room.used = True
             try:
                 found = await self._follow(url, room)
+            except RequestError as error:
+                self._failed(url, "too_large", error)
+                raise
             except _FailedError as error:
                 self._failed(url, error.outcome, error)
                 raise file_errors.image_not_fetched(error.told, param) from error
@@ -208,7 +211,7 @@ class Images:
             if response.status in _REDIRECTS:
                 try:
                     return target.join(said.get(b"location", b"").decode("latin-1"))
-                except httpx2.InvalidURL as error:
+                except (httpx2.InvalidURL, ValueError) as error:
                     raise _FailedError("failed", "it leads to what is not a valid URL") from error
             self._check_head(response.status, said)
             content = bytearray()

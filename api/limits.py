@@ -12,6 +12,8 @@ from shared.errors import RequestError, invalid_request, limit_exceeded
 
 MOST_SEQUENCES = 1024
 """That one request may make the engine run."""
+MOST_METADATA, METADATA_KEY_CHARS, METADATA_VALUE_CHARS = 16, 64, 512
+"""Pairs in `metadata`, and how long their keys and values may be. OpenAI's, as its objects store them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,14 +57,14 @@ def of_chat(fields: dict[str, Any]) -> Prompt:
             texts.append(content)
         elif isinstance(content, list):
             parts = True
-            found = [_text_of(part) for part in content]
+            found = [text_of(part) for part in content]
             texts += [text for text in found if text is not None]
             media += found.count(None)
         if message.get("tool_calls"):
             texts += _calls(message["tool_calls"])
     tools = fields.get("tools")
     return Prompt(
-        _few(texts),
+        few(texts),
         tools_text(tools) if tools and isinstance(tools, list) else "",
         media=media,
         messages=len(fields["messages"]),
@@ -84,7 +84,7 @@ def of_completion(fields: dict[str, Any]) -> Prompt:
         return Prompt(ids=len(prompt), media=media)
     texts = [one for one in prompt if isinstance(one, str)]
     ids = sum(len(one) for one in prompt if isinstance(one, list))
-    return Prompt(_few(texts), ids=ids, media=media, prompts=len(texts))
+    return Prompt(few(texts), ids=ids, media=media, prompts=len(texts))
 
 
 def of_messages(fields: dict[str, Any]) -> Prompt:
@@ -98,7 +98,7 @@ def of_messages(fields: dict[str, Any]) -> Prompt:
         media += found.count(None)
     tools = fields.get("tools")
     return Prompt(
-        _few(texts),
+        few(texts),
         tools_text(tools) if tools and isinstance(tools, list) else "",
         media=media,
         messages=len(fields["messages"]) + bool(fields.get("system")),
@@ -120,7 +120,7 @@ def of_inputs(*inputs: object) -> Prompt:
             else:
                 media += item is not None
     parts = any(isinstance(one, dict) for item in inputs for one in (item if isinstance(item, list) else [item]))
-    return Prompt(_few(texts), ids=ids, media=media, prompts=len(texts), parts=parts)
+    return Prompt(few(texts), ids=ids, media=media, prompts=len(texts), parts=parts)
 
 
 def _blocks(content: object) -> Iterator[str | None]:
@@ -135,10 +135,10 @@ def _blocks(content: object) -> Iterator[str | None]:
         elif kind == "tool_use":
             yield f"{block.get('name')} {json.dumps(block.get('input'), ensure_ascii=False)}"
         elif kind != "thinking":  # earlier thoughts: few templates show them
-            yield _text_of(block)
+            yield text_of(block)
 
 
-def _text_of(part: object) -> str | None:
+def text_of(part: object) -> str | None:
     """The text of a message's part; None when it is another medium."""
     text = part.get("text", part.get("refusal")) if isinstance(part, dict) else part
     return text if isinstance(text, str) else None
@@ -152,6 +152,6 @@ def _calls(calls: object) -> Iterator[str]:
             yield from (text for text in (function.get("name"), function.get("arguments")) if isinstance(text, str))
 
 
-def _few(texts: list[str]) -> tuple[str, ...]:
+def few(texts: list[str]) -> tuple[str, ...]:
     """The texts; very many, which no conversation has, as one, so that they cost what one costs."""
     return tuple(texts) if len(texts) <= _MOST_TEXTS else ("\n".join(texts),)

@@ -14,7 +14,7 @@ from api.auth import may_see
 from api.catalog import Catalog
 from shared import errors
 from shared.errors import BrokerUnavailableError
-from shared.hot import HotClient
+from shared.hot import HotClient, both
 from shared.ids import shard_of
 from shared.keys import Keys
 from shared.scripts import Scripts
@@ -114,10 +114,9 @@ class Requests:
         """What the record says; None without one. Raises BrokerUnavailableError."""
         record = self._client.send("HGETALL", keys.record(rid), timeout_s=_TIMEOUT_S)
         log = self._client.send("EXISTS", keys.log(rid), timeout_s=_TIMEOUT_S)
-        flat: list[bytes] = await record
+        flat, kept = await both(record, log)
         fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
-        kept = bool(await log)
-        return facts_of(keys, rid, fields, kept=kept) if "state" in fields else None
+        return facts_of(keys, rid, fields, kept=bool(kept)) if "state" in fields else None
 
     async def known_elsewhere(self, keys: Keys, scope: str) -> bool:
         """Whether another pool knows an idempotency key: then it was used with another model."""
@@ -129,6 +128,10 @@ class Requests:
         """Whether any replica listens to a request. Raises BrokerUnavailableError."""
         _, listeners = await self._client.call("PUBSUB", "NUMSUB", keys.channel(rid), timeout_s=_TIMEOUT_S)
         return int(listeners) > 0
+
+    async def stored(self, keys: Keys, rid: str) -> bool:
+        """Whether a request is stored as a response, which clients may come back for. Raises BrokerUnavailableError."""
+        return bool(await self._client.call("EXISTS", keys.response(rid), timeout_s=_TIMEOUT_S))
 
     async def cancel(self, keys: Keys, rid: str, reason: str) -> str:
         """Cancels a request in whatever phase it is. Returns DONE, SENT, GONE or its terminal state.

@@ -205,6 +205,11 @@ class ApiSettings(Settings):
         )
 
     @property
+    def uploads_each(self) -> int:
+        """Uploads of one tenant at the same time: half of all, where there may be other tenants."""
+        return max(1, self.uploads_at_once // 2) if self.keys else self.uploads_at_once
+
+    @property
     def upload_rules(self) -> UploadRules:
         """What may be uploaded."""
         return UploadRules(self.max_batch_file_bytes, self.max_file_bytes, self.upload_idle_s)

@@ -25,7 +25,7 @@ from api.shape import Shape
 from api.stream import EventStream
 from api.ticket import Ticket
 from api.transport import hang_up_watch
-from shared.errors import BrokerUnavailableError, RequestError, broker_unavailable
+from shared.errors import BrokerUnavailableError, RequestError, broker_unavailable, history_lost
 from shared.lanes import SERVICE_TIER, Lane
 from shared.metrics import DISCONNECTS, DURATION, FINISHED, TTFT, child
 from shared.wire import Meta
@@ -40,7 +40,6 @@ _STREAM_HEADERS = [
 ]
 _JSON_TYPE = "application/json"
 _MOVED = b": this replica stops; go on at any other one, with Last-Event-ID\nretry: 200\n\n"
-_BAD_GATEWAY = 500
 _FIRST_ERROR_STATUS = 400
 
 
@@ -143,19 +142,27 @@ class Answer:
                         relay.heartbeat = False
                         yield relay.comment
                     await relay.advance()
-            if relay.cut:
-                outcome = "moved"
-                yield b"" if relay.plain else _MOVED
-            elif (end := relay.end) is not None:
-                outcome = end.state
-                if last := await self._last_event(end):
-                    yield last
+            outcome, last = await self._closing()
+            if last:
+                yield last
         except (RequestError, BrokerUnavailableError) as error:
             fault = error if isinstance(error, RequestError) else broker_unavailable()
             outcome = fault.code
             yield self._error_event(fault)
+        except Exception:
+            outcome = "replica_error"
+            raise
         finally:
             self._leave(outcome)
+
+    async def _closing(self) -> tuple[str, bytes]:
+        """How it went, and what a stream closes with once there is nothing more to relay."""
+        relay = self._ticket.relay
+        if relay.cut:
+            return "moved", b"" if relay.plain else _MOVED
+        if relay.end is None:
+            return "client_gone", b""
+        return relay.end.state, await self._last_event(relay.end)
 
     async def _opening(self) -> bytes:
         """What a stream opens with whose answer is not there yet; nothing for a client that wants no comments."""
@@ -202,20 +209,15 @@ class Answer:
         body = await (_unless_gone(request, relay.rest()) if relay.hung_up is None else relay.rest())
         if body is None:
             return self._unheard()
-        self._observe_first()
         end, head = relay.end, relay.head
-        if end is not None and (end.state != "succeeded" or head is None):
-            raise await self._fault(end)
+        if head is None or end is None or end.state != "succeeded":
+            raise history_lost() if end is None else await self._fault(end)
         if self._ticket.shape is not None:
             body = self._ticket.shape.whole(body)
-        self._leave("succeeded")
-        if head is None:
-            return Response(status_code=_BAD_GATEWAY)
-        ours = ticket_headers(self._ticket, self._path)
         if head.status >= _FIRST_ERROR_STATUS:
-            refusal = problems.of_refusal(head.status, body, self._ticket.model, self._path)
-            problems.note(refusal, self._path)
-            return problems.response(refusal, self._path, as_text(ours))
+            raise problems.of_refusal(head.status, body, self._ticket.model, self._path)
+        self._leave("succeeded")
+        ours = ticket_headers(self._ticket, self._path)
         kind = next((value for name, value in head.headers if name == "content-type"), _JSON_TYPE)
         if self._ticket.shape is not None:
             kind = _JSON_TYPE
@@ -237,7 +239,13 @@ class Answer:
         return as_text(ticket_headers(self._ticket, self._path))
 
     def _observe_first(self) -> None:
+        """A stream's answer begins. A whole one has no beginning: its head comes with its end.
+
+        Nor is it known of a stream that is gone on with: its client has seen the beginning elsewhere.
+        """
         ticket = self._ticket
+        if ticket.resumed:
+            return
         child(TTFT, ticket.lane, ticket.model).observe(time.monotonic() - ticket.accepted_at_s)
         if ticket.exchange is not None:
             ticket.exchange.first()

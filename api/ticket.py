@@ -20,6 +20,7 @@ class Ticket:
         status: what its idempotency key led to; empty without one.
         shape: the form that the client wants, where that may not be the one in the log.
         cold: it was let in while no worker of its model lived.
+        resumed: its client goes on with a stream that it, or another one, has begun before.
         exchange: of the client that follows it; None where nobody wants to know about that.
     """
 
@@ -33,4 +34,10 @@ class Ticket:
     status: Status = ""
     shape: Shape | None = None
     cold: bool = False
+    resumed: bool = False
     exchange: Exchange | None = field(default_factory=current_exchange.get)
+
+    @property
+    def own(self) -> bool:
+        """Whether it was admitted for this client; otherwise it was sent before."""
+        return self.status in {"", "created"}

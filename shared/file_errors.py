@@ -30,9 +30,12 @@ def file_too_large(limit_bytes: int, purpose: str = "") -> RequestError:
     return RequestError(413, "file_too_large", message, param="file", should_retry=False)
 
 
-def upload_timeout(idle_s: float) -> RequestError:
-    """408: nothing came of an upload for so long that it was given up."""
-    message = f"Nothing came of the upload for {idle_s:.0f} s, so it was given up."
+def upload_timeout(idle_s: float, least_bytes_per_s: int) -> RequestError:
+    """408: nothing came of an upload for so long, or so little in all, that it was given up."""
+    message = (
+        f"Nothing came of the upload for {idle_s:.0f} s, or it was so far behind {least_bytes_per_s} bytes a second, "
+        "so it was given up."
+    )
     return RequestError(408, "upload_timeout", message, should_retry=True)
 
 

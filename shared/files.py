@@ -21,7 +21,7 @@ import redis.asyncio
 
 from shared import errors, file_errors
 from shared.errors import ObjectMissingError, StorageUnavailableError
-from shared.file_index import NO_QUOTA, FileFacts, FileIndex, Order, Quota, UploadKey, facts_of, object_name
+from shared.file_index import NO_QUOTA, FileFacts, FileIndex, Order, Put, Quota, UploadKey, facts_of, object_name
 from shared.ids import is_file_id, new_file_id
 from shared.keys import GlobalKeys
 from shared.storage import Storage, StoredObject
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SETTLED_S = 900.0
 """Age of an object from which on its file is in the index, or never will be."""
+UNFINISHED_S = 86_400.0
+"""Age from which on nobody goes on with what is not finished. A slow upload writes a part of some megabytes at once."""
 _EXPIRED_AT_ONCE = 500
 _SIDECAR = ".json"
 
@@ -140,9 +142,10 @@ class Files:
             idempotency=key.hash if key else "",
         )
         put = await self.index.put(facts, self._quota, key)
-        first = await self.find(received.tenant, put.id) if put.outcome == "DUP" else None
+        first = await self._first(received.tenant, put)
         if put.outcome == "DUP" and first is None and key is not None:  # it has expired, or Redis has lost it
             put = await self.index.put(facts, self._quota, replace(key, replaces=put.id))
+            first = await self._first(received.tenant, put)  # another upload may have been faster
         if put.outcome == "OK":
             await self._write_sidecar(facts)
             return facts
@@ -152,6 +155,10 @@ class Files:
         if first is None or key is None or put.fingerprint != key.fingerprint:
             raise errors.idempotency_key_mismatch()
         return first
+
+    async def _first(self, tenant: str, put: Put) -> FileFacts | None:
+        """The file that a key has led to before."""
+        return await self.find(tenant, put.id) if put.outcome == "DUP" else None
 
     async def check_quota(self, tenant: str) -> None:
         """Raises RequestError (403) when the tenant stores as much as it may already."""
@@ -212,14 +219,15 @@ class Files:
     async def sweep(self, *, settled_s: float = SETTLED_S) -> Swept:
         """Deletes what has expired, and puts right what was interrupted or lost. Any number may run at once.
 
-        Reads the names of all files. `settled_s`: age from which on what is not in the index was left over.
+        Reads the names of all files. `settled_s`: age from which on what is not in the index was left over; what is
+        not even whole has UNFINISHED_S.
         """
         swept = Swept()
         while expired := await self.index.expired(time.time(), _EXPIRED_AT_ONCE):
             for facts in expired:
                 await self._delete(facts)
             swept.expired += len(expired)
-        swept.leftovers += await self._storage.clear_unfinished(settled_s)
+        swept.leftovers += await self._storage.clear_unfinished(UNFINISHED_S)
         before_s = time.time() - settled_s
         async for pair in _pairs(self._storage.list("files")):
             await self._look_at(pair, before_s, swept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.hot import HotClient
+from shared.hot import HotClient, both
 from shared.keys import Keys
 from shared.states import TERMINAL, State
 from shared.wire import Frame, split_log
@@ -46,8 +46,7 @@ async def read_log(client: HotClient, keys: Keys, rid: str, cursor: int) -> LogS
     while True:
         record = client.send("HMGET", keys.record(rid), "state", "reason", timeout_s=_READ_TIMEOUT_S)
         log = client.send("GETRANGE", keys.log(rid), str(cursor), str(cursor + size - 1), timeout_s=_READ_TIMEOUT_S)
-        state, reason = await record
-        data: bytes = await log
+        (state, reason), data = await both(record, log)
         frames = list(split_log(data, cursor))
         if frames or len(data) < size:
             return LogSlice(

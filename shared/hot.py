@@ -36,6 +36,14 @@ _REFUSED_S = 0.1
 """A subscriber connection that ends sooner was refused: the next one waits longer."""
 
 
+async def both(first: Coroutine[Any, Any, Any], second: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
+    """The replies to two commands that were sent one right behind the other. Raises as `HotClient.send` does."""
+    try:
+        return await first, await second
+    finally:
+        second.close()  # where the first one has failed
+
+
 class HotClient:
     """Commands and replies over one connection that is kept open. A service: see `services.py`."""
 

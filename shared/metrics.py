@@ -108,7 +108,7 @@ FINISHED = Counter(
 )
 TTFT = Histogram(
     "penstock_time_to_first_token_seconds",
-    "From acceptance at the replica to the first byte of the answer.",
+    "From acceptance at the replica to the first byte of a streamed answer; not of one that is gone on with.",
     ["lane", "model"],
     buckets=_FIRST_BYTE_S,
 )

@@ -88,6 +88,7 @@ class CommandConnection(asyncio.Protocol):
         for future, _ in self._waiting:
             if not future.done():
                 future.set_exception(error)
+                future.exception()  # seen: whoever has ceased to wait for the reply need not be told in the log
         self._waiting.clear()
         if not self.closed.done():
             self.closed.set_result(None)

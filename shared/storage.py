@@ -110,14 +110,11 @@ class Storage:
             raise
         return written
 
-    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """The bytes from `start` to before `end` of an object that is small. Raises ObjectMissingError."""
-        if end is not None and end <= start:
-            return b""
-        options: Any = {"range": {"offset": start} if end is None else (start, end)} if start or end else {}
+    async def read(self, name: str) -> bytes:
+        """The bytes of an object that is small. Raises ObjectMissingError."""
 
         async def whole() -> bytes:
-            return bytes(await (await obstore.get_async(self._store, name, options=options)).bytes_async())
+            return bytes(await (await obstore.get_async(self._store, name)).bytes_async())
 
         return await self._answered(whole())
 
@@ -147,10 +144,9 @@ class Storage:
             with suppress(ObjectMissingError):
                 await self._answered(obstore.delete_async(self._store, name))
 
-    async def list(self, prefix: str, after: str = "") -> AsyncIterator[StoredObject]:
-        """The objects whose names begin with the folder `prefix`; in a bucket only those behind the name `after`."""
-        offset = after or None
-        stream = obstore.list(self._store, prefix, offset=offset, chunk_size=_LISTED_AT_ONCE)
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """The objects whose names begin with the folder `prefix`."""
+        stream = obstore.list(self._store, prefix, chunk_size=_LISTED_AT_ONCE)
         while True:
             try:
                 page = await self._answered(anext(stream))
@@ -164,12 +160,6 @@ class Storage:
         if self._folder is None:
             return 0
         return await self._translated(asyncio.to_thread(_clear, self._folder, time.time() - older_than_s))
-
-    async def check(self) -> None:
-        """Writes and deletes an object: whether this storage can be used."""
-        name = f"check/{os.urandom(8).hex()}"
-        await self.put(name, b"")
-        await self.delete(name)
 
     async def _answered(self, command: Awaitable[T], within_s: float | None = None) -> T:
         async def in_time() -> T:

@@ -39,7 +39,7 @@ def wanted(facts: FileFacts, headers: Mapping[str, str]) -> tuple[int, int, int]
     What is no range, several ranges, and a range of something else (`If-Range`) is the whole, as the RFC wants it.
     Raises RequestError (416).
     """
-    if etag(facts) in {tag.strip().removeprefix("W/") for tag in headers.get("if-none-match", "").split(",")}:
+    if {etag(facts), "*"} & {tag.strip().removeprefix("W/") for tag in headers.get("if-none-match", "").split(",")}:
         return _UNCHANGED, 0, 0
     asked = _RANGE.fullmatch(headers.get("range", "").replace(" ", "").lower())
     if asked is None or headers.get("if-range", etag(facts)) not in {etag(facts), _modified(facts)}:

@@ -46,7 +46,7 @@ class Form:
         self._body = body
         self._events: deque[Event] = deque()
         self._parts = 0
-        self._in_part = self._over = False
+        self._in_part = False
         try:
             self._parser = _Parser(boundary, self._events)
         except FormParserError as error:

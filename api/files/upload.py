@@ -28,6 +28,8 @@ PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 LEAST_EXPIRY_S, MOST_EXPIRY_S = 3_600, 2_592_000
 BATCH_EXPIRY_S = 2_592_000
 _MOST_NAME_CHARS = 512
+LEAST_BYTES_PER_S = 10_000
+"""How fast an upload has to come at least, all in all. Only the waiting for its client counts."""
 _FORM_BYTES = 65_536
 """What a form may have around its file."""
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
@@ -39,7 +41,7 @@ class UploadRules:
     """What may be uploaded.
 
     Attributes:
-        idle_s: for how long nothing may come of one.
+        idle_s: for how long nothing may come of one, or how far it may fall behind LEAST_BYTES_PER_S.
     """
 
     batch_bytes: int
@@ -169,16 +171,21 @@ class Upload:
 
 
 async def _body(request: Request, idle_s: float) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises RequestError (408) when nothing comes for `idle_s`, and ClientDisconnect."""
-    stream = request.stream()
+    """The body as it comes. Raises ClientDisconnect.
+
+    Raises RequestError (408) when nothing comes for `idle_s`, or what comes is that much behind LEAST_BYTES_PER_S.
+    """
+    stream, left_s = request.stream(), idle_s
     while True:
+        began_s = time.monotonic()
         try:
-            async with asyncio.timeout(idle_s):
+            async with asyncio.timeout(min(idle_s, left_s)):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            raise file_errors.upload_timeout(idle_s) from None
+            raise file_errors.upload_timeout(idle_s, LEAST_BYTES_PER_S) from None
         if chunk is None:
             return
+        left_s += len(chunk) / LEAST_BYTES_PER_S - (time.monotonic() - began_s)
         yield chunk
 
 

@@ -58,7 +58,7 @@ class ResponsesAnswer(Answer):
 
     def _observe_first(self) -> None:
         """The first events only say that the request has begun: what counts is the first of the answer."""
-        if not self._observed and (self._view.events.begun or not self._stream):
+        if not self._observed and self._view.events.begun:
             self._observed = True
             super()._observe_first()
 

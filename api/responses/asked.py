@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from api import limits as limit
-from api.limits import DEFAULTS, Limits
+from api.limits import DEFAULTS, METADATA_KEY_CHARS, METADATA_VALUE_CHARS, MOST_METADATA, Limits
 from api.responses.items import NONE, Items, as_items, prompt_of
 from api.schemas import Draft, ValidRequest, parse_object
 from shared import http_errors
@@ -24,7 +24,6 @@ _DELIVERY = ("stream", "stream_options")
 _OURS = frozenset(
     (*_DELIVERY, "background", "store", "previous_response_id", "metadata", "prompt_cache_key", "safety_identifier")
 )
-_MOST_METADATA, _KEY_CHARS, _VALUE_CHARS = 16, 64, 512
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 
@@ -120,11 +119,10 @@ def _check_texts(fields: dict[str, Any]) -> None:
 def _check_metadata(metadata: object) -> None:
     if metadata is None:
         return
-    if not isinstance(metadata, dict) or len(metadata) > _MOST_METADATA:
-        raise invalid_request(f"`metadata` must be an object of at most {_MOST_METADATA} pairs.", param="metadata")
+    if not isinstance(metadata, dict) or len(metadata) > MOST_METADATA:
+        raise invalid_request(f"`metadata` must be an object of at most {MOST_METADATA} pairs.", param="metadata")
     for key, value in metadata.items():
-        if not isinstance(value, str) or len(value) > _VALUE_CHARS or len(key) > _KEY_CHARS:
-            message = (
-                f"`metadata`: keys have at most {_KEY_CHARS} characters, values are strings of at most {_VALUE_CHARS}."
-            )
-            raise invalid_request(message, param=f"metadata.{key[:_KEY_CHARS]}")
+        if not isinstance(value, str) or len(value) > METADATA_VALUE_CHARS or len(key) > METADATA_KEY_CHARS:
+            lengths = f"keys have at most {METADATA_KEY_CHARS} characters, values are strings of at most"
+            message = f"`metadata`: {lengths} {METADATA_VALUE_CHARS}."
+            raise invalid_request(message, param=f"metadata.{key[:METADATA_KEY_CHARS]}")

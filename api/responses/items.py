@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from api.prompts import Prompt
+from api.prompts import Prompt, few, text_of
 from shared import errors
 from shared.tokenizer import tools_text
 
@@ -24,7 +24,6 @@ _PREFIXES = {
     "custom_tool_call_output": "ctco_",
     "reasoning": "rs_",
 }
-_MOST_TEXTS = 1024
 MOST_LISTED = 100
 
 
@@ -120,8 +119,7 @@ def prompt_of(items: list[Any], instructions: object, tools: object) -> Prompt:
         messages += 1
     flat = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     nested = [{"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} for tool in flat]
-    few = tuple(texts) if len(texts) <= _MOST_TEXTS else ("\n".join(texts),)
-    return Prompt(few, tools_text(nested) if nested else "", media=media, messages=messages, parts=parts)
+    return Prompt(few(texts), tools_text(nested) if nested else "", media=media, messages=messages, parts=parts)
 
 
 def _texts(item: Item) -> Iterator[str | None]:
@@ -135,5 +133,4 @@ def _texts(item: Item) -> Iterator[str | None]:
             yield content
         elif isinstance(content, list):
             for part in content:
-                text = part.get("text", part.get("refusal")) if isinstance(part, dict) else part
-                yield text if isinstance(text, str) else None
+                yield text_of(part)

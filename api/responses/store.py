@@ -130,11 +130,14 @@ class Store:
         return _LAST_EVENT in await self._call("GETRANGE", facts.keys.log(facts.rid), str(-2 * len(_LAST_EVENT)), "-1")
 
     async def _folded(self, facts: Facts, base: Object) -> Object | None:
-        """The object of a response that has ended, from its log; None for one that has not."""
+        """The object of a response that has ended, from its log; None for one that has not. Raises RequestError."""
         events, at, more, refused = Events(base), 0, True, list[bytes]()
         head, end = Meta(), Meta(state=facts.state, reason=facts.reason)
         while more:
-            part = await read_log(self._client, facts.keys, facts.rid, at)
+            try:
+                part = await read_log(self._client, facts.keys, facts.rid, at)
+            except msgspec.MsgspecError as error:  # a failover has changed the log between two reads
+                raise errors.history_lost() from error
             for at, frame in part.frames:  # noqa: B007 - where the next slice starts
                 head = frame.meta or head if frame.kind & HEAD else head
                 end = frame.meta or end if frame.kind & END else end
@@ -157,8 +160,10 @@ class Store:
 
     async def _finish(self, keys: Keys, rid: str, final: Object, *, keyed: bool) -> None:
         try:
-            await self._call("SET", keys.response_object(rid), await _packed(final), "EX", str(self._ttl_s))
-            await self._call("EXPIRE", keys.response(rid), str(self._ttl_s))
+            if await self._call("EXPIRE", keys.response(rid), str(self._ttl_s)):  # otherwise it was deleted
+                await self._call("SET", keys.response_object(rid), await _packed(final), "EX", str(self._ttl_s))
+                if not await self._call("EXISTS", keys.response(rid)):  # and now, between the two
+                    await self._call("DEL", keys.response_object(rid))
             if not keyed:
                 await self._call("EXPIRE", keys.log(rid), str(self._log_ttl_s), "LT")
         except BrokerUnavailableError as error:

@@ -69,7 +69,7 @@ async def upload(request: Request, tenant: Tenant) -> Response:
     key = terms_of({name: value for name, value in request.headers.items() if name == "idempotency-key"}).key
     outcome = "failed"
     try:
-        async with state.uploads.taken():
+        async with state.uploads.taken(tenant):
             with child(FILE_TRANSFERS, "in").track_inprogress():
                 one = Upload(files, tenant, state.settings.upload_rules)
                 facts, new = await one.run(request, key, state.settings.idempotency_ttl_s)
@@ -124,7 +124,9 @@ async def delete(file: str, request: Request, tenant: Tenant) -> JSONResponse:
 async def content(file: str, request: Request, tenant: Tenant) -> Response:
     """The bytes of a file, or of the `Range` that is asked for."""
     facts = await found(request, tenant, file)
-    status, start, end = wanted(facts, request.headers)
+    # ranges are defined for GET alone (RFC 9110, section 14.2)
+    asked = {name: value for name, value in request.headers.items() if name != "range" or request.method == "GET"}
+    status, start, end = wanted(facts, asked)
     headers = headers_of(facts, status, start, end)
     if request.method == "HEAD" or status == _UNCHANGED:
         end = start

@@ -68,7 +68,8 @@ async def events(rid: str, request: Request, tenant: Tenant, starting_after: str
         raise errors.result_expired(rid)
     relay = state.door.reader(facts.keys, rid)
     relay.resume(await seek(state.client, facts.keys, rid, cursor, lost_grace_s=lost_grace_s))
-    ticket = Ticket(rid, facts.keys.pool, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
+    model, now_s = facts.model or facts.keys.pool, time.monotonic()
+    ticket = Ticket(rid, model, facts.lane, relay, facts.keys, now_s, facts.stays, resumed=True)
     ticket.shape = Shape(relay, stream=True)
     if ticket.exchange is not None:
         ticket.exchange.follows(rid, facts.lane, "resumed", facts.trace)

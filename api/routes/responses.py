@@ -67,15 +67,22 @@ async def _admitted(request: Request) -> tuple[ResponsesAnswer | Response, str]:
     terms = _terms(headers, asked, max(state.settings.responses_ttl_s, state.settings.result_ttl_s))
     forwarded = [_JSON, *((name, headers[name]) for name in _FORWARDED if name in headers)]
     ticket: Ticket = await state.door.enter(valid, tenant, forwarded, terms)
-    base = base_of(asked, ticket.rid, ticket.model, ticket.lane)
-    if asked.store:
-        whole = before + items.named(asked.own, ticket.rid)
-        await _keep(request, ticket, Kept(base, whole.items, whole.ids, asked.stream, bool(terms.key)))
+    try:
+        base = base_of(asked, ticket.rid, ticket.model, ticket.lane)
+        if asked.store:  # before its client can know the id
+            whole = before + items.named(asked.own, ticket.rid)
+            kept = Kept(base, whole.items, whole.ids, asked.stream, bool(terms.key))
+            lasts_s = state.settings.request_timeouts_s[Lane(ticket.lane)]
+            await state.responses.keep(ticket.keys, ticket.rid, kept, lasts_s=lasts_s)
+        later = asked.background and not asked.stream
+        current = await _current(request, ticket.rid, tenant) if later and not ticket.own else base
+    except BaseException:
+        state.door.withdraw(ticket)
+        raise
     view = View(base, ticket.relay, stream=asked.stream)
     answer = ResponsesAnswer(state.door, ticket, state.settings, view, stream=asked.stream)
-    if asked.background and not asked.stream:
-        own = ticket.status in {"", "created"}
-        return answer.accepted(base if own else await _current(request, ticket.rid, tenant)), ""
+    if later:
+        return answer.accepted(current), ""
     if asked.store:
         answer.keep_end(state.responses, keyed=bool(terms.key))
     return answer, "at once" if asked.background else "when it begins"
@@ -101,18 +108,6 @@ async def _before(request: Request, asked: Asked, tenant: str) -> items.Items:
         raise invalid_request(message, param="previous_response_id")
     before: items.Items = stored.kept.input + items.of_output(previous["output"])
     return before
-
-
-async def _keep(request: Request, ticket: Ticket, kept: Kept) -> None:
-    """Stores what was asked, before its client can know the id. When that fails, the request must not go on."""
-    state = request.app.state
-    try:
-        lasts_s = state.settings.request_timeouts_s[Lane(ticket.lane)]
-        await state.responses.keep(ticket.keys, ticket.rid, kept, lasts_s=lasts_s)
-    except BaseException:
-        ticket.stays = False
-        state.door.leave(ticket)
-        raise
 
 
 async def _stored(request: Request, rid: str, tenant: str) -> Stored:
@@ -158,7 +153,7 @@ async def retrieve(
     state = request.app.state
     relay = state.door.reader(facts.keys, facts.rid)
     model = stored.kept.base["model"]
-    ticket = Ticket(facts.rid, model, facts.lane, relay, facts.keys, time.monotonic(), facts.stays)
+    ticket = Ticket(facts.rid, model, facts.lane, relay, facts.keys, time.monotonic(), facts.stays, resumed=True)
     if ticket.exchange is not None:
         ticket.exchange.follows(facts.rid, facts.lane, "resumed", facts.trace)
     view = View(stored.kept.base, relay, stream=True, after=after)

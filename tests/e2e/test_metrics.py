@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import uuid
@@ -21,7 +22,7 @@ ROUTE = "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     with running_stack() as started:
-        started.worker("--", "--ttft-ms", "20", "--itl-ms", "10")
+        started.worker("--pool", "gpus", "--", "--ttft-ms", "20", "--itl-ms", "10")
         started.api("--disconnect-grace-s", "0", env={"GATEWAY_API_KEYS": "alpha", "PENSTOCK_ADMIN_KEYS": "root"})
         yield started
 
@@ -89,6 +90,23 @@ async def test_streams_that_are_gone_on_with_are_counted(api: Api, http: httpx.A
     assert api.metric("penstock_streams_resumed_total") == 0, "from the beginning is no resumption"
     assert (await http.get(url, headers={"Last-Event-ID": ids[4]})).status_code == 200
     assert api.metric("penstock_streams_resumed_total", via="events") == 1
+
+
+async def test_a_stream_that_is_gone_on_with_counts_under_its_model_and_has_no_first_byte(
+    api: Api, http: httpx.AsyncClient
+) -> None:
+    def counted(name: str, **labels: str) -> float:
+        return api.metric(f"penstock_{name}", **labels)
+
+    answer = await http.post(ROUTE, json={**CHAT, "stream": True})
+    model = json.loads(next(line for line in answer.text.splitlines() if line.startswith("data: "))[6:])["model"]
+    first, ended = "time_to_first_token_seconds_count", "requests_finished_total"
+    before = counted(first), counted(ended, model=model)
+    await http.get(f"/v1/requests/{answer.headers['x-penstock-request']}/events")
+    await eventually(lambda: counted(ended, model=model) == before[1] + 1, 5, "it was counted")
+    assert counted(first) == before[0]
+    assert counted(ended) == counted(ended, model=model)
+    assert counted("request_duration_seconds_count") == counted("request_duration_seconds_count", model=model)
 
 
 async def test_clients_that_hang_up_are_counted_by_what_they_had(api: Api, http: httpx.AsyncClient) -> None:

@@ -180,7 +180,7 @@ async def test_a_refusal_has_one_code_in_body_log_span_and_metric(
 
 async def test_the_access_log_has_a_line_for_each_request(stack: Stack, http: httpx.AsyncClient) -> None:
     api = stack.apis[0]
-    answer = await http.post(CHAT, json={**ASK, "service_tier": "priority"})
+    answer = await http.post(CHAT, json={**ASK, "service_tier": "priority", "stream": True})
     rid = answer.headers["x-penstock-request"]
     await eventually(lambda: access_lines(api, request_id=rid), 10, "the line")
     (line,) = access_lines(api, request_id=rid)

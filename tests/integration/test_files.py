@@ -6,13 +6,14 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis.asyncio
 
 from shared.errors import BrokerUnavailableError, ObjectMissingError, RequestError, StorageUnavailableError
-from shared.file_index import FileFacts, Quota, UploadKey
+from shared.file_index import FileFacts, Put, Quota, UploadKey
 from shared.files import Files, Swept
 from shared.ids import is_file_id, new_file_id
 from shared.keys import GlobalKeys
@@ -169,6 +170,37 @@ async def test_a_key_leads_to_the_file_that_was_uploaded_first(files: Files, sto
         await files.register(await files.receive("a", some(b"y")), "f", "batch", None, key("q"))
     assert caught.value.status == 422
     assert len(await objects(storage)) == 2
+
+
+async def test_two_uploads_under_a_key_whose_file_is_gone_make_one_file(
+    files: Files, client: redis.asyncio.Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = UploadKey("k", "p", 60_000)
+    gone = await files.register(await files.receive("a", some(b"x")), "f", "batch", None, key)
+    await client.delete(GlobalKeys(prefix).file(gone.id))  # Redis has lost it, and knows its key
+    early, late = await files.receive("a", some(b"x")), await files.receive("a", some(b"x"))
+    put, made_by_early = files.index.put, []
+
+    async def between(facts: FileFacts, quota: Quota, key: UploadKey | None = None) -> Put:
+        if key is not None and key.replaces and facts.id == late.id and not made_by_early:
+            made_by_early.append(await files.register(early, "f", "batch", None, replace(key, replaces="")))
+        return await put(facts, quota, key)
+
+    monkeypatch.setattr(files.index, "put", between)
+    assert await files.register(late, "f", "batch", None, key) == made_by_early[0]
+
+
+async def test_a_sweep_leaves_a_slow_upload_alone_and_takes_what_has_been_unfinished_for_a_day(
+    tmp_path: Path, client: redis.asyncio.Redis, prefix: str
+) -> None:
+    files = Files(open_storage(str(tmp_path)), client, GlobalKeys(prefix))
+    staged = tmp_path / "files" / "a" / f"{new_file_id()}#1"
+    staged.parent.mkdir(parents=True)
+    for age_s, left in ((7_200, True), (90_000, False)):
+        staged.touch()
+        os.utime(staged, (time.time() - age_s,) * 2)
+        assert await files.sweep() == Swept(leftovers=not left)
+        assert staged.exists() is left
 
 
 async def test_a_sweep_removes_what_never_became_a_file_and_nothing_else(files: Files, storage: Storage) -> None:

@@ -17,6 +17,7 @@ from api.images import MOST_REDIRECTS, Images, Rules
 from api.media import Pictures, pictures_of
 from api.reach import Hosts, Resolve, networks_of
 from shared.errors import RequestError
+from shared.metrics import IMAGES, child
 from tests.support.certificates import certificate
 from tests.support.pictures import DATA, PNG, ImageServer, answer, image_server, redirect
 
@@ -170,12 +171,13 @@ async def test_a_redirect_is_followed_and_checked_like_the_first_url(server: Ima
         "/password": f"http://a:b@{there}/one.png",
         "/circle": "/circle",
         "/nowhere": "http://[",
+        "/nothing": ":t://[",
     }
     server.answers |= {path: redirect(where) for path, where in leads.items()}
     async with fetching(server, by_name) as images:
         for path in ("/good", "/absolute"):
             assert urls_in(await images.body_of(pictures(f"http://{there}{path}"), 30)) == [DATA]
-        for path in ("/private", "/metadata", "/port", "/file", "/data", "/password", "/nowhere"):
+        for path in ("/private", "/metadata", "/port", "/file", "/data", "/password", "/nowhere", "/nothing"):
             before = len(server.asked)
             error = await refusal(images, f"http://{there}{path}")
             assert (error.status, error.code, error.param) == (422, "image_not_fetched", PARAM), path
@@ -256,7 +258,10 @@ async def test_images_that_do_not_fit_into_the_body_are_a_413(server: ImageServe
     async with fetching(server, body_bytes=120_000) as images:
         at = f"http://{NAME}:{server.port}"
         assert len(await images.body_of(pictures(f"{at}/0", f"{at}/1"), 30)) < 120_000
+        counted = child(IMAGES, "too_large")
+        before = counted._value.get()
         assert (await refusal(images, f"{at}/0", f"{at}/1", f"{at}/2")).status == 413
+        assert counted._value.get() == before + 1, "the one that does not fit any more"
         assert (await refusal(images, *[f"{at}/0"] * 3)).status == 413, "also when one image stands there thrice"
 
 

@@ -9,11 +9,14 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from api.__main__ import server_config
 from api.protocol import Protocol
+from shared.telemetry import Subject, subject
 from tests.hostile.sending import code_of
 from tests.support.stack import eventually
 
 POST = b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+CLOSE = b"\r\nConnection: close\r\n\r\n"
 STALL_S = 0.3
 
 
@@ -42,6 +45,32 @@ async def port() -> AsyncIterator[int]:
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await serving
+
+
+async def test_a_pipelined_request_has_nothing_of_the_one_before_in_its_log_lines() -> None:
+    seen: list[Subject] = []
+
+    async def telling(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return
+        seen.append(subject.get())
+        subject.set(Subject("req_of_the_first", "", ""))
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    config = server_config(telling, 1)
+    config.port = 0
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    await eventually(lambda: server.started, 10, "the server listens")
+    one = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    back = await said(server.servers[0].sockets[0].getsockname()[1], one + one.replace(b"\r\n\r\n", CLOSE))
+    server.should_exit = True
+    await serving
+    assert back.count(b"HTTP/1.1 200 OK") == 2
+    assert [found.request_id for found in seen] == ["", ""]
 
 
 async def said(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:

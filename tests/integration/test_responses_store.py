@@ -83,10 +83,10 @@ async def test_a_response_is_what_its_record_and_its_log_say(store: Store, hot: 
     assert seen["status"] == "completed", "its readers have seen that"
     await write_log(hot, keys, *log, frame(b"", END, Meta(state="succeeded", reason="completed")))
     facts = facts_of(keys, State.SUCCEEDED)
+    await store.keep(keys, RID, stored(facts).kept, lasts_s=1)
     ended = await store.current(stored(facts))
     assert ended == seen
     assert (ended["id"], ended["output"][0]["content"][0]["text"]) == (BASE["id"], "abc")
-    await store.keep(keys, RID, stored(facts).kept, lasts_s=1)
     found = await store.find(facts)
     assert found is not None
     assert found.final == ended, "kept by the first who asked"
@@ -124,3 +124,35 @@ async def test_the_log_of_a_key_keeps_its_time(store: Store, hot: HotClient, key
     store.ended(keys, RID, BASE, keyed=False)
     await store.close()
     assert await hot.call("TTL", keys.log(RID), timeout_s=5) <= 10
+
+
+async def test_the_end_of_a_response_that_is_deleted_meanwhile_does_not_bring_its_text_back(
+    store: Store, hot: HotClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(BASE, [], [], stream=True)
+    await store.keep(keys, RID, kept, lasts_s=1)
+    await store.forget(keys, RID)
+    store.ended(keys, RID, BASE, keyed=False)
+    await store.close()
+    assert await hot.call("EXISTS", keys.response_object(RID), timeout_s=5) == 0, "deleted before it is written"
+    await store.keep(keys, RID, kept, lasts_s=1)
+    call = store._call
+
+    async def deleted_meanwhile(*command: Any) -> Any:
+        if command[0] == "SET":
+            await store.forget(keys, RID)
+        return await call(*command)
+
+    monkeypatch.setattr(store, "_call", deleted_meanwhile)
+    store.ended(keys, RID, BASE, keyed=False)
+    await store.close()
+    assert await hot.call("EXISTS", keys.response_object(RID), timeout_s=5) == 0, "deleted while it is written"
+
+
+async def test_a_log_that_a_failover_has_changed_under_its_reader_is_lost_history(
+    store: Store, hot: HotClient, keys: Keys
+) -> None:
+    await write_log(hot, keys, frame(b"".join(engine_events()), HEAD, SSE)[1:])
+    with pytest.raises(RequestError) as lost:
+        await store.current(stored(facts_of(keys, State.SUCCEEDED)))
+    assert lost.value.code == "history_lost"

@@ -114,6 +114,10 @@ def test_a_range_is_in_the_file_or_refused(asked: str, size: int) -> None:
     assert status == 200 or start < end
 
 
+def test_any_validator_matches_a_file_that_is_there() -> None:
+    assert wanted(FileFacts("file-x", "a", "f", "batch", 10, 0), {"if-none-match": "*"}) == (304, 0, 0)
+
+
 async def test_a_pipe_holds_back_its_writer_and_tells_its_reader_of_a_failure() -> None:
     pipe = Pipe(4)
     writing = asyncio.create_task(_fill(pipe))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,9 @@ import redis.exceptions
 from shared import hot
 from shared.connection import translate
 from shared.errors import BrokerUnavailableError, FencedError
+from shared.frames import read_log
 from shared.hot import HotClient, PushClient
+from shared.keys import Keys
 from shared.resp import ScriptMissingError, raise_reply
 from tests.support.polling import eventually, serving
 
@@ -160,6 +163,22 @@ async def test_a_lost_connection_fails_everything_that_waits(fake: FakeServer, c
     for outcome in await asyncio.gather(*waiting, return_exceptions=True):
         assert isinstance(outcome, BrokerUnavailableError)
         assert "connection lost" in str(outcome)
+
+
+async def test_a_lost_connection_is_no_news_where_nobody_waits_for_the_reply_any_more(
+    fake: FakeServer, client: HotClient, recwarn: pytest.WarningsRecorder
+) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    reading = asyncio.ensure_future(read_log(client, Keys("p"), "req", 0))
+    await arrived(fake, 3)
+    fake.connections[-1].close()
+    with pytest.raises(BrokerUnavailableError):
+        await reading
+    del reading
+    gc.collect()
+    assert told == []
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 async def test_without_a_connection_a_command_fails_at_once() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import contextvars
 import gc
 import json
 import logging
@@ -130,6 +131,7 @@ class VllmEngine:
             messages.message_stream_converter = tell_errors(messages.message_stream_converter)
         app.state.server = self._server
         self._inner = app
+        _read_outputs(engine)
         if not args.disable_log_stats:
             self._stats = asyncio.create_task(_log_stats(engine), name="vllm-stats")
         gc.collect()
@@ -274,6 +276,16 @@ def without_front_layers(app: FastAPI) -> FastAPI:
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in _FRONT_LAYERS]
     app.middleware_stack = None  # vLLM has it built already; it is built anew with the first request
     return app
+
+
+def _read_outputs(engine: AsyncLLM) -> None:
+    """Starts the task that reads the engine's outputs. It would start with the first request otherwise.
+
+    Then that request's id would stand in all its log lines, for ever. A vLLM without this name starts it as it likes.
+    """
+    start = getattr(engine, "_run_output_handler", None)
+    if start is not None:
+        contextvars.Context().run(start)
 
 
 async def _log_stats(engine: AsyncLLM) -> None:
