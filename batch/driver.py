@@ -50,6 +50,7 @@ class Driver:
         self._running: Running | None = None
         self._committer: Committer | None = None
         self._checkpoint_at_s = 0.0
+        self._writing = asyncio.Lock()
 
     async def run(self) -> None:
         """Until the batch has ended. Raises LostError, StorageUnavailableError, ObjectMissingError.
@@ -75,16 +76,27 @@ class Driver:
     async def _kept_alive(self) -> AsyncIterator[None]:
         """Renews the lease meanwhile. A batch that is lost cancels what is done with it."""
         async with asyncio.TaskGroup() as group:
-            renewing = group.create_task(self._renew())
+            helpers = [group.create_task(self._renew()), group.create_task(self._checkpoint_when_due())]
             try:
                 yield
             finally:
-                renewing.cancel()
+                for helper in helpers:
+                    helper.cancel()
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
-            await self._owned.keep(self._progress())
+            try:
+                await self._owned.keep(self._progress())
+            except LostError:
+                if self._owned.ending:
+                    return  # it is nobody's then; whether it was still ours is what `end` says
+                raise
+
+    async def _checkpoint_when_due(self) -> None:
+        """Beside the renewal: a storage that takes its time must not cost the lease."""
+        while True:
+            await asyncio.sleep(max(RENEW_S, self._checkpoint_at_s - time.monotonic()))
             if time.monotonic() >= self._checkpoint_at_s:
                 await self._checkpoint()
 
@@ -102,7 +114,8 @@ class Driver:
         """Writes the manifest. A storage that is away is none that could be waited for here."""
         self._checkpoint_at_s = time.monotonic() + _CHECKPOINT_S
         try:
-            await self._manifests.write(self._owned.id)
+            async with self._writing:  # what was read last is written last
+                await self._manifests.write(self._owned.id)
         except (BrokerUnavailableError, StorageUnavailableError) as error:
             log.warning("batch %s: no checkpoint: %s", self._owned.id, error)
 

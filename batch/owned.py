@@ -31,13 +31,18 @@ class LostError(Exception):
 
 
 class Owned:
-    """One batch and its driver's token."""
+    """One batch and its driver's token.
+
+    Attributes:
+        ending: whether the end was written, or is about to be: the batch has no owner from then on.
+    """
 
     def __init__(self, batches: Batches, batch: Batch, token: str) -> None:
         self._batches = batches
         self._token = token
         self.batch = batch
         self.status = batch.status
+        self.ending = False
         self._ahead_ms = batch.number("lease_ms") - time.monotonic() * 1000
 
     @property
@@ -78,6 +83,7 @@ class Owned:
 
     async def end(self, status: str, facts: Facts) -> str:
         """Ends the batch. Returns how. Raises LostError."""
+        self.ending = True
         kept = await self._patiently(lambda: self._batches.scripts.end(self.id, self._token, status, facts))
         self._check(kept)
         self.status = kept.status
