@@ -47,6 +47,15 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """What `batch_read` answers: a batch as of one moment. `parts`: entries of the list."""
+
+    record: dict[str, str]
+    bitmap: bytes
+    parts: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """What `batch_notify` answers: how many ends are to be told, now or later, and what was handed out."""
 
@@ -130,6 +139,13 @@ class BatchScripts:
         """Asks for an end. Returns OK, ENDED or GONE, and the status."""
         reply = await self._run("batch_cancel", [self._keys.batch(batch)], [])
         return reply[0].decode(), _word(reply[1:])
+
+    async def read(self, batch: str) -> Whole | None:
+        """A batch with its committed rows and its parts, as of one moment."""
+        k = self._keys
+        keys = [k.batch(batch), k.batch_rows(batch), k.batch_parts(batch)]
+        record, bitmap, parts = await self._run("batch_read", keys, [])
+        return Whole(record_of(record), bitmap, [entry.decode() for entry in parts]) if record else None
 
     async def restore(
         self, batch: str, facts: Mapping[str, str], bitmap: bytes, parts: Iterable[str], standing: Standing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import redis.asyncio
 import batch.driver as driver_module
 from batch.driver import Driver
 from batch.finalizing import Finalizing
+from batch.manifest import Manifest, Manifests
 from batch.owned import LostError, Owned
 from shared.batches import Batch, Batches, Part
 from shared.errors import ObjectMissingError
@@ -156,3 +158,22 @@ async def test_what_a_driver_has_written_whole_is_not_taken_away_when_it_is_canc
             await writing[0]
         assert len([stored async for stored in storage.list("files")]) == left
     assert await storage.read(object_name("t1", file_id)) == b"one\n"
+
+
+async def test_a_manifest_is_of_one_moment(batches: Batches, storage: Storage) -> None:
+    batch = await taken(batches, total="100000")
+
+    async def commit() -> None:
+        for row in itertools.count():
+            entry = Part(f"1-{row}", 1, 1, 0).entry
+            await batches.scripts.commit(batch.id, "d1", entry, [row], {"completed": 1})
+
+    committing, seen = asyncio.create_task(commit()), set[int]()
+    async with asyncio.timeout(20):
+        while len(seen) < 20:
+            await Manifests(storage, batches).write(batch.id)
+            written = msgspec.json.decode(await storage.read("manifests/batch_1.json"), type=Manifest)
+            bits = sum(byte.bit_count() for byte in written.rows)
+            assert bits == len(written.parts) == int(written.facts.get("completed", 0))
+            seen.add(bits)
+    committing.cancel()

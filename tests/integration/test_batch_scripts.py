@@ -242,6 +242,7 @@ async def test_no_script_of_batches_touches_a_key_that_it_does_not_declare(
         batch = await running(own)
         await own.create("batch_2", "t1", FACTS, window_ms=WINDOW_MS, scope="s", fingerprint="f", secret=SECRET)
         await own.commit(batch, "d1", part(), [0, 1], {"completed": 2})
+        assert await own.read(batch) is not None
         await own.cancel(batch)
         await own.end(batch, "d1", "completed", {})
         assert (await own.notify(10, lease_ms=1_000)).batches == [batch]
