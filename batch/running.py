@@ -30,6 +30,8 @@ _SAFETY = 1.5
 _EXPIRED_GRACE_S = 3.0
 _RETRY_S = 0.25
 _TIMEOUT_S = 5.0
+_ANSWER_S = 15.0
+"""In which the answer of a request that has ended must be there: for one that has not, a relay waits without end."""
 
 Closing = Literal["completed", "cancelled", "expired"]
 
@@ -177,9 +179,12 @@ class Running:
         """Takes the answer of a request that has ended."""
         state, rid = self._state, flight.asked.rid
         try:
-            outcome = await outcome_of(state.tools.client, flight.keys, flight.asked)
-        except (BrokerUnavailableError, RequestError):
-            return  # Redis is away: the next look finds it again
+            async with asyncio.timeout(_ANSWER_S):
+                outcome = await outcome_of(state.tools.client, flight.keys, flight.asked)
+        except (BrokerUnavailableError, RequestError, TimeoutError):
+            if rid in state.flights:  # Redis is away, or has lost the end with a failover: the next look finds it again
+                state.tools.ends.watch(rid, state.on_end)
+            return
         if state.land(rid) is None:
             return
         if outcome is None and flight.attempt + 1 < _MOST_ATTEMPTS:
