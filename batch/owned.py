@@ -17,6 +17,7 @@ from shared.errors import BrokerUnavailableError
 
 T = TypeVar("T")
 _RETRY_S = 0.25
+_MARK_DIGITS = 8
 
 
 class LostError(Exception):
@@ -49,6 +50,11 @@ class Owned:
     def id(self) -> str:
         """Of the batch."""
         return self.batch.id
+
+    @property
+    def mark(self) -> str:
+        """What tells this driver from others in names: some digits of its token, since all of it is the fence."""
+        return self._token[:_MARK_DIGITS]
 
     def now_ms(self) -> int:
         """The server's time, Unix ms, as of the last word from it."""
