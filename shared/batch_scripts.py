@@ -22,8 +22,8 @@ _READ_AT_ONCE = 1_000
 
 Standing = Literal["active", "told", "untold"]
 """Of a batch that is restored. `untold`: it has ended, and nobody may have been told."""
-Told = Literal["delivered", "failed", "again", "later", "none"]
-"""What became of a webhook. `later`: nothing was tried; `none`: there is nobody to be told."""
+Told = Literal["delivered", "failed", "refused", "again", "later", "none"]
+"""What became of a webhook. `refused`: given up untried; `later`: not tried yet; `none`: there is nobody to be told."""
 
 Facts = Mapping[str, str | int]
 
