@@ -96,7 +96,9 @@ class Manifests:
         async for stored in self._storage.list(FOLDER):
             found = await self._batches.find(stored.name.rpartition("/")[2].removesuffix(_SUFFIX))
             if found is not None and found.ended and ended_ms(found) + batch_ttl_s * 1000 < now_ms:
-                await self._storage.delete(stored.name)  # first, or it would be restored
+                left = [part.name async for part in self._storage.list(f"batches/{found.id}")]
+                await self._storage.delete(*left, stored.name)  # before Redis forgets it, or it would be restored
+                deleted += len(left)
                 await self._batches.scripts.forget(found.id, found.text("tenant"))
                 deleted += 1
         return deleted

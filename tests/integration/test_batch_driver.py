@@ -177,3 +177,17 @@ async def test_a_manifest_is_of_one_moment(batches: Batches, storage: Storage) -
             assert bits == len(written.parts) == int(written.facts.get("completed", 0))
             seen.add(bits)
     committing.cancel()
+
+
+@pytest.mark.parametrize("parts_ttl_s", [1, 100])
+async def test_nothing_of_a_batch_stays_on_storage_once_its_time_is_over(
+    batches: Batches, storage: Storage, parts_ttl_s: int
+) -> None:
+    batch, manifests = await taken(batches, total="1"), Manifests(storage, batches)
+    await storage.put("batches/batch_1/parts/1-1.out", b"one\n")
+    await batches.scripts.end(batch.id, "d1", "completed", {})
+    await manifests.write(batch.id)
+    for ahead_ms, left in ((0, 2), (20_000, 0)):
+        await manifests.sweep(await batches.now_ms() + ahead_ms, parts_ttl_s=parts_ttl_s, batch_ttl_s=10)
+        assert len([stored async for stored in storage.list("")]) == left
+    assert await batches.find(batch.id) is None
