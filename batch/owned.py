@@ -75,9 +75,9 @@ class Owned:
         self._ahead_ms = kept.now_ms - time.monotonic() * 1000
         return kept.outcome == "OK"
 
-    async def leave(self) -> None:
+    async def leave(self, facts: Facts | None = None) -> None:
         """Gives the batch back, for whoever takes it next. Raises LostError, BrokerUnavailableError."""
-        self._check(await self._batches.scripts.keep(self.id, self._token, leave=True))
+        self._check(await self._batches.scripts.keep(self.id, self._token, facts, leave=True))
 
     async def commit(self, part: Part, rows: Sequence[int], grows: Mapping[str, int]) -> Kept:
         """Makes a part count: OK, TAKEN or CLOSED. Raises LostError."""

@@ -438,6 +438,26 @@ async def test_a_batch_waits_for_its_start(stack: Stack, http: httpx.AsyncClient
         assert (await poll(http, waiting["id"]))["status"] == "cancelled"
 
 
+async def test_batches_that_only_wait_hold_no_place_that_others_need() -> None:
+    with running_stack() as own:
+        worker, api = own.worker("--", "--ttft-ms", "2", "--slots", "8"), own.api()
+        process = own.batch("--batch-drivers", "1")
+        async with httpx.AsyncClient(base_url=api.url, timeout=30) as http:
+            file_id = await upload(own, jsonl([chat_row("a")]))
+            late = await create(http, file_id, start_after=int(time.time()) + 3_600)
+            assert (await poll(http, (await create(http, file_id))["id"]))["status"] == "completed"
+            worker.kill()
+            without = [await create(http, file_id) for _ in range(2)]
+            for batch in without:  # nobody serves it, and all the same each one has its turn
+                await poll(http, batch["id"], lambda found: found["status"] == "in_progress")
+            await http.post(f"/v1/batches/{late['id']}/cancel")
+            assert (await poll(http, late["id"]))["status"] == "cancelled"
+            own.again(worker)
+            for batch in without:
+                assert (await poll(http, batch["id"]))["status"] == "completed"
+        assert process.metric("penstock_batch_takeovers_total") == 0
+
+
 async def test_the_batch_process_says_how_it_is(stack: Stack, http: httpx.AsyncClient) -> None:
     process = stack.batches[0]
     before = process.metric("penstock_batch_rows_committed_total", outcome="completed")
