@@ -91,6 +91,7 @@ class Manifests:
         for batch, names in folders.items():
             found = await self._batches.find(batch)
             if found is not None and found.ended and ended_ms(found) + parts_ttl_s * 1000 < now_ms:
+                await self._batches.scripts.trim(batch)
                 await self._storage.delete(*names)
                 deleted += len(names)
         async for stored in self._storage.list(FOLDER):

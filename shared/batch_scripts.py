@@ -163,6 +163,12 @@ class BatchScripts:
         keys = [k.batch(batch), k.batches_of(tenant), k.batch_rows(batch), k.batch_parts(batch)]
         return str((await self._run("batch_forget", keys, [batch])).decode())
 
+    async def trim(self, batch: str) -> str:
+        """Takes away what is known of the parts of a batch that has ended. Returns OK, BUSY or GONE."""
+        k = self._keys
+        keys = [k.batch(batch), k.batch_rows(batch), k.batch_parts(batch)]
+        return str((await self._run("batch_trim", keys, [])).decode())
+
     async def notify(self, most: int, *, lease_ms: int) -> Due:
         """Hands out at most so many batches whose end is to be told; they come again after the lease."""
         k = self._keys

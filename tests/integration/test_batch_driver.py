@@ -15,12 +15,13 @@ import pytest
 import redis.asyncio
 
 import batch.driver as driver_module
+from api.results import At, page_of
 from batch.driver import Driver
 from batch.finalizing import Finalizing
 from batch.manifest import Manifest, Manifests
 from batch.owned import LostError, Owned
 from shared.batches import Batch, Batches, Part
-from shared.errors import ObjectMissingError
+from shared.errors import ObjectMissingError, RequestError
 from shared.file_index import object_name
 from shared.files import Files
 from shared.hot import HotClient
@@ -191,3 +192,22 @@ async def test_nothing_of_a_batch_stays_on_storage_once_its_time_is_over(
         await manifests.sweep(await batches.now_ms() + ahead_ms, parts_ttl_s=parts_ttl_s, batch_ttl_s=10)
         assert len([stored async for stored in storage.list("")]) == left
     assert await batches.find(batch.id) is None
+
+
+async def test_parts_that_are_not_kept_any_more_take_no_room_and_results_say_so(
+    batches: Batches, storage: Storage, client: redis.asyncio.Redis
+) -> None:
+    batch, manifests = await taken(batches, total="1"), Manifests(storage, batches)
+    await storage.put("batches/batch_1/parts/1-1.out", b"{}\n")
+    await batches.scripts.commit(batch.id, "d1", Part("1-1", 1, 3, 0).entry, [0], {"completed": 1})
+    keys = (batches.keys.batch_rows(batch.id), batches.keys.batch_parts(batch.id))
+    assert await batches.scripts.trim(batch.id) == "BUSY"
+    await batches.scripts.end(batch.id, "d1", "completed", {})
+    for ahead_ms, there in ((0, 2), (20_000, 0)):
+        await manifests.sweep(await batches.now_ms() + ahead_ms, parts_ttl_s=10, batch_ttl_s=100)
+        assert await client.exists(*keys) == there
+    found = await batches.find(batch.id)
+    assert found is not None
+    with pytest.raises(RequestError, match="not kept any more"):
+        await page_of(storage, batches, found, At(1), 10)
+    assert await batches.scripts.trim("batch_2") == "GONE"
