@@ -10,9 +10,12 @@ import pytest
 import batch.running as running_module
 from batch.answers import Asked
 from batch.ends import Ends
+from batch.feeding import Feeder
+from batch.reading import Read
 from batch.run_state import Flight, RunState
 from batch.running import Running
 from shared.batches import Batch
+from shared.errors import RequestError
 from shared.hot import HotClient
 from shared.keys import Keys
 from tests.integration.shard import Shard
@@ -25,6 +28,31 @@ def state(hot: HotClient) -> RunState:
     owned: Any = SimpleNamespace(batch=Batch("batch_1", {}))
     nothing: Any = None
     return RunState(tools, owned, nothing, nothing, nothing, 0)
+
+
+async def test_a_row_that_was_admitted_before_fetches_no_image_again(
+    shard: Shard, keys: Keys, state: RunState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = list[str]()
+
+    async def entry(rid: str, *_: Any) -> None:
+        tried.append(rid)
+        raise RequestError(422, "image_not_fetched", "")
+
+    added = list[Any]()
+    tools, committer = state.tools, SimpleNamespace(has=lambda _: False, add=added.append)
+    rules = SimpleNamespace(valid=lambda _: SimpleNamespace(pictures=object(), model="m", lane="batch"))
+    monkeypatch.setattr(tools, "rules", lambda _: rules)
+    monkeypatch.setattr(tools, "entries", SimpleNamespace(entry=entry), raising=False)
+    monkeypatch.setattr(state, "committer", committer)
+    text = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}'
+    await shard.claimed(state.rid(0))
+    pool: Any = SimpleNamespace(keys=keys)
+    for row in range(2):
+        assert await Feeder(state)._admit(pool, Read(row, row, text), 0) is None
+    assert list(state.flights) == [state.rid(0)]
+    assert tried == [state.rid(1)]
+    assert [outcome.row for outcome in added] == [1]
 
 
 async def test_a_request_whose_end_was_lost_with_a_failover_is_waited_for_and_holds_up_nobody(
