@@ -153,6 +153,7 @@ class Driver:
                 return
             ran = await self._run(source, batch)
             if ran is None:
+                await self._checkpoint()  # the last one for as long as it rests
                 return
             closing = ran
         if closing == "completed":
