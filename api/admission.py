@@ -69,7 +69,7 @@ class Door:
         self._catalog = catalog
         self._watch = watch
         self._images = images
-        self._memory = Memory(client, SystemClock(), limit=settings.memory_limit)
+        self.memory = Memory(client, SystemClock(), limit=settings.memory_limit)
         self.waiting = waiting
         self.retries = Retries(client, settings.disconnect_grace_s)
         self._clock = ServerClock(client, SystemClock())
@@ -92,7 +92,7 @@ class Door:
         valid = valid if valid.model else replace(valid, model=model)
         cold = not pool.workers
         held = self._settings.cold_start_hold_s > 0
-        closed = self._no_capacity(model, pool) if cold and not held else await self._memory.refusal()
+        closed = self._no_capacity(model, pool) if cold and not held else await self.memory.refusal()
         if closed is not None and not terms.joins:
             turned_away(closed.code, valid.lane, pool)
             raise closed

@@ -17,6 +17,8 @@ from shared.webhooks import key_of
 _LEAST_KEPT_S, _MOST_KEPT_S = 3_600, 2_592_000
 _MOST_UNIX_S = 1 << 33
 _SHOWN_CHARS = 60
+_FILE_CHARS = 64
+"""Those of ours have fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class NewBatch:
 def batch_of(body: bytes, hooks: HookRules) -> NewBatch:
     """The batch that a body asks for. Raises RequestError (400)."""
     fields = parse_object(body)
-    facts = {"input_file_id": _text(fields, "input_file_id"), "endpoint": _endpoint(fields)}
+    facts = {"input_file_id": _file(fields), "endpoint": _endpoint(fields)}
     facts["completion_window"] = window = _text(fields, "completion_window")
     seconds = window_s(window)
     if seconds is None:
@@ -69,6 +71,14 @@ def _endpoint(fields: dict[str, Any]) -> str:
     if endpoint not in ENDPOINTS:
         raise _invalid("endpoint", endpoint, ", ".join(f"'{known}'" for known in ENDPOINTS))
     return endpoint
+
+
+def _file(fields: dict[str, Any]) -> str:
+    name = "input_file_id"
+    file = _text(fields, name)
+    if len(file) > _FILE_CHARS:
+        raise _invalid(name, file, "ids of files")
+    return file
 
 
 def _metadata(value: object) -> str:

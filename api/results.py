@@ -50,6 +50,8 @@ async def page_of(storage: Storage, batches: Batches, batch: Batch, place: At, l
 
     Raises RequestError (410) when the parts are not kept any more: then the files have everything.
     """
+    if batch.text("parts_gone"):
+        raise errors.result_expired(batch.id)
     page, taken = Results(place), 0
     while True:
         parts = await batches.parts(batch.id, page.place.part, _PARTS_AT_ONCE)

@@ -13,6 +13,7 @@ from collections import Counter
 import redis
 from arq.connections import ArqRedis
 
+from batch.resting import rests
 from shared.batch_windows import hours_of
 from shared.batches import Batch, Batches
 from shared.errors import BrokerUnavailableError
@@ -51,7 +52,7 @@ class Bridge:
         found = await self._batches.several(await self._batches.active())
         now_ms = await self._batches.now_ms()
         for batch in found:
-            if batch.number("lease_ms") <= now_ms:
+            if batch.number("lease_ms") <= now_ms and not rests(batch, now_ms):
                 await self._arq.enqueue_job(
                     "drive",
                     batch.id,

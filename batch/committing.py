@@ -131,8 +131,7 @@ class Committer:
         """False when one of the rows counts already."""
         out = b"".join(outcome.line for outcome in outcomes if outcome.good)
         err = b"".join(outcome.line for outcome in outcomes if not outcome.good)
-        self._number += 1
-        part = Part(f"{self._owned.batch.number('epoch'):06d}-{self._number:06d}", len(outcomes), len(out), len(err))
+        part = Part(self._name(), len(outcomes), len(out), len(err))
         await asyncio.gather(self._put(part.name, "out", out), self._put(part.name, "err", err))
         rows = [outcome.row for outcome in outcomes]
         good = sum(outcome.good for outcome in outcomes)
@@ -150,6 +149,11 @@ class Committer:
         self._count(rows, good)
         await self._forget_all([outcome.rid for outcome in outcomes])
         return True
+
+    def _name(self) -> str:
+        """Of the next part. A Redis that has lost its last seconds counts an epoch twice: the mark tells them apart."""
+        self._number += 1
+        return f"{self._owned.batch.number('epoch'):06d}-{self._owned.mark}-{self._number:06d}"
 
     def _count(self, rows: list[int], good: int) -> None:
         need = max(rows) // 8 + 1 - len(self.bitmap)

@@ -49,19 +49,26 @@ class Driver:
         self._folder = f"batches/{batch.id}"
         self._running: Running | None = None
         self._committer: Committer | None = None
+        self._nap_s = 0.0
         self._checkpoint_at_s = 0.0
+        self._writing = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until the batch has ended. Raises LostError, StorageUnavailableError, ObjectMissingError.
+        """Until the batch has ended, or can do nothing for a while: then it is given back until that is over.
 
+        Raises LostError, StorageUnavailableError, ObjectMissingError.
         Cancelled, it gives the batch back at once. After a fault its lease has to lapse first: a pause before the next.
         """
         owned = self._owned
         try:
             async with self._kept_alive():
                 await owned.sync()
+                if owned.batch.number("not_before_ms"):
+                    await owned.keep({"not_before_ms": 0})
                 await self._checkpoint()
                 await self._drive()
+            if self._nap_s:
+                await self._rest()
         except BaseExceptionGroup as group:
             lost, _ = group.split((LostError, StorageUnavailableError, ObjectMissingError))
             raise (_first(lost) if lost is not None else group) from None
@@ -75,18 +82,37 @@ class Driver:
     async def _kept_alive(self) -> AsyncIterator[None]:
         """Renews the lease meanwhile. A batch that is lost cancels what is done with it."""
         async with asyncio.TaskGroup() as group:
-            renewing = group.create_task(self._renew())
+            helpers = [group.create_task(self._renew()), group.create_task(self._checkpoint_when_due())]
             try:
                 yield
             finally:
-                renewing.cancel()
+                for helper in helpers:
+                    helper.cancel()
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
-            await self._owned.keep(self._progress())
+            try:
+                await self._owned.keep(self._progress())
+            except LostError:
+                if self._owned.ending:
+                    return  # it is nobody's then; whether it was still ours is what `end` says
+                raise
+
+    async def _checkpoint_when_due(self) -> None:
+        """Beside the renewal: a storage that takes its time must not cost the lease."""
+        while True:
+            await asyncio.sleep(max(RENEW_S, self._checkpoint_at_s - time.monotonic()))
             if time.monotonic() >= self._checkpoint_at_s:
                 await self._checkpoint()
+
+    async def _rest(self) -> None:
+        """Gives the batch back, for whoever has a place for it when it can go on. Raises LostError."""
+        owned = self._owned
+        until_ms = min(owned.now_ms() + int(self._nap_s * 1000), owned.batch.number("expires_at_ms"))
+        log.info("batch %s rests for %.0f s", owned.id, (until_ms - owned.now_ms()) / 1000)
+        with suppress(BrokerUnavailableError):
+            await owned.leave({"not_before_ms": until_ms, "rows_per_s": "0.00", "left_s": ""})
 
     def _progress(self) -> dict[str, str | int]:
         running, committer = self._running, self._committer
@@ -102,7 +128,8 @@ class Driver:
         """Writes the manifest. A storage that is away is none that could be waited for here."""
         self._checkpoint_at_s = time.monotonic() + _CHECKPOINT_S
         try:
-            await self._manifests.write(self._owned.id)
+            async with self._writing:  # what was read last is written last
+                await self._manifests.write(self._owned.id)
         except (BrokerUnavailableError, StorageUnavailableError) as error:
             log.warning("batch %s: no checkpoint: %s", self._owned.id, error)
 
@@ -124,7 +151,11 @@ class Driver:
             if source is None:
                 await self._fail([Fault("invalid_request", input_gone(batch), "file_id")])
                 return
-            closing = await self._run(source, batch)
+            ran = await self._run(source, batch)
+            if ran is None:
+                await self._checkpoint()  # the last one for as long as it rests
+                return
+            closing = ran
         if closing == "completed":
             await owned.keep(move=("in_progress", "finalizing"))
         await owned.keep({"closing": closing})  # from here on nothing more counts, so the files are always the same
@@ -179,8 +210,8 @@ class Driver:
 
     # ---- running
 
-    async def _run(self, source: FileFacts, batch: Batch) -> str:
-        """Runs the rows. Returns how the batch is to end."""
+    async def _run(self, source: FileFacts, batch: Batch) -> str | None:
+        """Runs the rows. Returns how the batch is to end; None when it has to rest."""
         order = await self._order(source)
         window = self._tools.settings.batch_window_max
         self._committer = committer = Committer(
@@ -192,9 +223,11 @@ class Driver:
             most_rows=min(window, 512),
         )
         state = RunState(self._tools, self._owned, order, source, committer, min(batch.number("fed"), len(order)))
-        self._running = Running(state)
+        self._running = running = Running(state)
         try:
-            return await self._running.run()
+            ran = await running.run()
+            self._nap_s = running.rest.left_s if ran is None else 0.0
+            return ran
         finally:
             self._running = None
 

@@ -51,10 +51,11 @@ class Drivers:
         taken = await self._tools.batches.scripts.take(batch, token)
         if taken.outcome != "OK" or taken.record is None:
             return taken.outcome
-        if taken.epoch > 1:
+        found = Batch(batch, taken.record)
+        if taken.epoch > 1 and not found.number("not_before_ms"):  # and did not only rest
             BATCH_TAKEOVERS.inc()
             log.info("batch %s: taken over, epoch %d", batch, taken.epoch)
-        driver = Driver(self._tools, Batch(batch, taken.record), token)
+        driver = Driver(self._tools, found, token)
         task = self._running[batch] = asyncio.create_task(self._drive(batch, driver), name=f"batch {batch}")
         task.add_done_callback(lambda _: self._running.pop(batch, None))
         BATCH_DRIVERS.set(len(self._running))

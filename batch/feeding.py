@@ -13,6 +13,7 @@ from batch.answers import Asked, refused
 from batch.reading import AT_ONCE, Read, read_rows
 from batch.rows import RESPONSES, FaultError, row_of
 from batch.run_state import Flight, RunState
+from shared import errors
 from shared.errors import BrokerUnavailableError, RequestError
 from shared.metrics import ADMITTED, child
 from shared.registry import Pool
@@ -29,6 +30,7 @@ _RESERVE = 512
 _ADMIT_AT_ONCE = 64
 _HURRY_PRICE = 0.25
 """What a row owes its lane when its batch is behind its time: its tenant gets four times its share meanwhile."""
+_TIMEOUT_S = 5.0
 _JSON = [("content-type", "application/json")]
 
 
@@ -133,10 +135,14 @@ class Feeder:
             asked = replace(asked, model=valid.model or "", body=row.body if asked.endpoint == RESPONSES else b"")
             terms = Terms(stays=True, keep_s=_KEEP_S, until_ms=state.expires_at_ms, remembered=False)
             tenant = state.batch.text("tenant")
+            flight = Flight(asked, read.position, attempt, pool.keys)
+            if valid.pictures is not None and await self._known(flight):
+                state.fly(flight)  # it needs no images any more, and a URL may have ceased to work since
+                return None
             entry = await state.tools.entries.entry(asked.rid, valid, tenant, _JSON, terms, pool)
             if state.behind:
                 entry.admission = replace(entry.admission, price=_HURRY_PRICE)
-            state.fly(Flight(asked, read.position, attempt, pool.keys))
+            state.fly(flight)
             await state.tools.places.place(entry)
             child(ADMITTED, valid.lane, pool.keys.pool).inc()
         except RequestError as error:
@@ -151,4 +157,14 @@ class Feeder:
             return 1.0
         except FaultError as fault:  # the file is another one than the one that was looked at
             state.committer.add(refused(asked, RequestError(400, fault.code, fault.message, param=fault.param)))
+        except Exception:
+            # a mistake of ours over one row must not keep all rows behind it from running, driver after driver
+            state.land(asked.rid)
+            log.exception("row %d of batch %s fails", read.row, state.batch.id)
+            state.committer.add(refused(asked, errors.internal_error()))
         return None
+
+    async def _known(self, flight: Flight) -> bool:
+        """Whether a row was admitted before, by an earlier driver. Raises BrokerUnavailableError."""
+        client, record = self._state.tools.client, flight.keys.record(flight.asked.rid)
+        return bool(await client.call("EXISTS", record, timeout_s=_TIMEOUT_S))

@@ -5,6 +5,7 @@ Their ids are made of the batch's, so a driver that goes on where another one wa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from batch.lines import lines_of
@@ -12,11 +13,13 @@ from batch.owned import Owned
 from batch.rows import FaultError, line_without, row_of
 from batch.tools import Tools
 from shared.batches import Batch, Part, is_set
+from shared.errors import ObjectMissingError
 from shared.file_index import FileFacts
 from shared.ids import batch_file_id, row_request_id
 
 _EXPIRED = ("batch_expired", "This request could not be executed before the completion window expired.")
 _MARGIN_BYTES = 65_536
+_LOOKS_AT_ONCE = 32
 
 
 class Finalizing:
@@ -34,6 +37,7 @@ class Finalizing:
         `source`: the input file, for the rows that are left; None when it is gone.
         """
         parts = await self._owned.parts()
+        await self._check(parts)
         facts: dict[str, str | int] = {}
         left = self._left(source, bitmap) if expired and source is not None else None
         if any(part.out_bytes for part in parts):
@@ -45,10 +49,26 @@ class Finalizing:
             facts["failed"] = self._owned.batch.number("failed") + self._expired
         return facts
 
+    async def _check(self, parts: list[Part]) -> None:
+        """Raises ObjectMissingError when a part is not whole, before what an earlier driver has written is touched."""
+        names = [
+            (f"{self._folder}/{part.name}.{suffix}", size)
+            for part in parts
+            for suffix, size in (("out", part.out_bytes), ("err", part.err_bytes))
+            if size
+        ]
+        for first in range(0, len(names), _LOOKS_AT_ONCE):
+            some = names[first : first + _LOOKS_AT_ONCE]
+            sizes = await asyncio.gather(*(self._tools.storage.size(name) for name, _ in some))
+            for (name, size), found in zip(some, sizes, strict=True):
+                if found != size:
+                    raise ObjectMissingError(f"{name} should have {size} bytes, and has {found}")
+
     async def _file(self, what: str, lines: AsyncIterator[bytes]) -> str:
         """The id of a file of these lines; empty when there are none."""
         batch, files = self._owned.batch, self._tools.files
         tenant, file_id = batch.text("tenant"), batch_file_id(batch.id, batch.number("created_at_ms"), what)
+        await self._owned.keep()  # whoever was thought dead deletes nothing of his successor's
         await files.delete(tenant, file_id)  # an earlier driver's, whose facts may be those of other bytes
         received = await files.receive(tenant, lines, file_id=file_id)
         if not received.bytes:

@@ -103,14 +103,15 @@ class Hooks:
         """Tells an end once."""
         try:
             found = await self._batches.find(batch)
-            receiver = await self._receiver(found) if found is not None else None
+            # one that has not ended is a restored one: its end will come again
+            receiver = await self._receiver(found) if found is not None and found.ended else None
         except BrokerUnavailableError as error:
             log.debug("webhook of %s: %s", batch, error)
             return
         except ValueError as error:
             log.warning("batch %s: its webhook is given up: %s", batch, error)
             child(WEBHOOKS, "refused").inc()
-            await self._settle(batch, 0 if found is None else found.number("hook_attempts"), "failed")
+            await self._settle(batch, 0 if found is None else found.number("hook_attempts"), "refused")
             return
         if found is None or receiver is None:
             await self._settle(batch, 0, "none")
@@ -165,7 +166,7 @@ class Hooks:
                 break
             except BrokerUnavailableError:
                 await asyncio.sleep(_RETRY_S)
-        if settled == "OK" and outcome in {"delivered", "failed"}:
+        if settled == "OK" and outcome in {"delivered", "failed", "refused"}:
             try:
                 await self._manifests.write(batch)
             except (BrokerUnavailableError, StorageUnavailableError) as error:

@@ -44,17 +44,16 @@ class Manifests:
         self._batches = batches
 
     async def write(self, batch: str) -> None:
-        """Writes down what Redis knows of a batch. Raises BrokerUnavailableError, StorageUnavailableError.
+        """Writes down what Redis knows of a batch, as of one moment.
 
-        Of a batch that is being committed by nobody else meanwhile: bitmap and parts are read one after the other.
+        Raises BrokerUnavailableError, StorageUnavailableError.
         """
-        found = await self._batches.find(batch)
+        found = await self._batches.scripts.read(batch)
         if found is None:
             return
-        rows = await self._batches.committed(batch)
-        parts = [" ".join(part.entry) for part in await self._batches.parts(batch)]
-        facts = {name: value for name, value in found.facts.items() if name not in _OWNERS}
-        await self._storage.put(_name(batch), msgspec.json.encode(Manifest(batch, facts, rows, parts)))
+        facts = {name: value for name, value in found.record.items() if name not in _OWNERS}
+        manifest = Manifest(batch, facts, found.bitmap, found.parts)
+        await self._storage.put(_name(batch), msgspec.json.encode(manifest))
 
     async def restore_lost(self) -> int:
         """Gives Redis back every batch that has a manifest and is unknown to it. Returns how many.
@@ -92,12 +91,15 @@ class Manifests:
         for batch, names in folders.items():
             found = await self._batches.find(batch)
             if found is not None and found.ended and ended_ms(found) + parts_ttl_s * 1000 < now_ms:
+                await self._batches.scripts.trim(batch)
                 await self._storage.delete(*names)
                 deleted += len(names)
         async for stored in self._storage.list(FOLDER):
             found = await self._batches.find(stored.name.rpartition("/")[2].removesuffix(_SUFFIX))
             if found is not None and found.ended and ended_ms(found) + batch_ttl_s * 1000 < now_ms:
-                await self._storage.delete(stored.name)  # first, or it would be restored
+                left = [part.name async for part in self._storage.list(f"batches/{found.id}")]
+                await self._storage.delete(*left, stored.name)  # before Redis forgets it, or it would be restored
+                deleted += len(left)
                 await self._batches.scripts.forget(found.id, found.text("tenant"))
                 deleted += 1
         return deleted

@@ -33,6 +33,11 @@ class Order:
         offset = self._offsets[position]
         return offset, offset + self._lengths[position]
 
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory."""
+        return sum(column.itemsize * len(column) for column in (self._offsets, self._lengths, self._rows))
+
     def packed(self) -> bytes:
         """As an object."""
         columns = zip(self._offsets, self._lengths, self._rows, strict=True)
@@ -43,7 +48,7 @@ def unpacked(data: bytes) -> Order:
     """From an object. Raises ValueError."""
     if len(data) % ENTRY_BYTES:
         raise ValueError("an index is cut off")
-    offsets, lengths, rows = array("Q"), array("L"), array("L")
+    offsets, lengths, rows = array("Q"), array("I"), array("I")
     for offset, length, row in _ENTRY.iter_unpack(data):
         offsets.append(offset)
         lengths.append(length)
@@ -56,7 +61,7 @@ class OrderBuilder:
 
     def __init__(self) -> None:
         self._spans: list[tuple[int, int]] = []
-        self._groups = array("L")
+        self._groups = array("I")
         self._known: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -71,5 +76,5 @@ class OrderBuilder:
         """The order."""
         rows = sorted(range(len(self._spans)), key=self._groups.__getitem__)
         offsets = array("Q", (self._spans[row][0] for row in rows))
-        lengths = array("L", (self._spans[row][1] for row in rows))
-        return Order(offsets, lengths, array("L", rows))
+        lengths = array("I", (self._spans[row][1] for row in rows))
+        return Order(offsets, lengths, array("I", rows))

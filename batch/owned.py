@@ -17,6 +17,7 @@ from shared.errors import BrokerUnavailableError
 
 T = TypeVar("T")
 _RETRY_S = 0.25
+_MARK_DIGITS = 8
 
 
 class LostError(Exception):
@@ -31,19 +32,29 @@ class LostError(Exception):
 
 
 class Owned:
-    """One batch and its driver's token."""
+    """One batch and its driver's token.
+
+    Attributes:
+        ending: whether the end was written, or is about to be: the batch has no owner from then on.
+    """
 
     def __init__(self, batches: Batches, batch: Batch, token: str) -> None:
         self._batches = batches
         self._token = token
         self.batch = batch
         self.status = batch.status
+        self.ending = False
         self._ahead_ms = batch.number("lease_ms") - time.monotonic() * 1000
 
     @property
     def id(self) -> str:
         """Of the batch."""
         return self.batch.id
+
+    @property
+    def mark(self) -> str:
+        """What tells this driver from others in names: some digits of its token, since all of it is the fence."""
+        return self._token[:_MARK_DIGITS]
 
     def now_ms(self) -> int:
         """The server's time, Unix ms, as of the last word from it."""
@@ -64,9 +75,9 @@ class Owned:
         self._ahead_ms = kept.now_ms - time.monotonic() * 1000
         return kept.outcome == "OK"
 
-    async def leave(self) -> None:
+    async def leave(self, facts: Facts | None = None) -> None:
         """Gives the batch back, for whoever takes it next. Raises LostError, BrokerUnavailableError."""
-        self._check(await self._batches.scripts.keep(self.id, self._token, leave=True))
+        self._check(await self._batches.scripts.keep(self.id, self._token, facts, leave=True))
 
     async def commit(self, part: Part, rows: Sequence[int], grows: Mapping[str, int]) -> Kept:
         """Makes a part count: OK, TAKEN or CLOSED. Raises LostError."""
@@ -78,6 +89,7 @@ class Owned:
 
     async def end(self, status: str, facts: Facts) -> str:
         """Ends the batch. Returns how. Raises LostError."""
+        self.ending = True
         kept = await self._patiently(lambda: self._batches.scripts.end(self.id, self._token, status, facts))
         self._check(kept)
         self.status = kept.status

@@ -21,6 +21,7 @@ RESPONSES = "/v1/responses"
 _UNSET = msgspec.UNSET
 _FIELDS = ("custom_id", "method", "url", "body")
 _MOST_ID_CHARS = 512
+_MOST_MESSAGE_CHARS, _MOST_PARAM_CHARS = 300, 100
 _PREFIX_CHARS = 512
 _INVALID = "invalid_request"
 _REQUIRED = {
@@ -49,12 +50,18 @@ class FaultError(Exception):
     """A line is no row that could be run."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.param = code, message, param
+        """What is longer than a fault may be is cut: a client's words may stand in it, and Redis keeps it for weeks."""
+        self.code, self.message = code, _cut(message, _MOST_MESSAGE_CHARS)
+        self.param = None if param is None else _cut(param, _MOST_PARAM_CHARS)
+        super().__init__(self.message)
 
     def at(self, line: int) -> Fault:
         """The fault, in that line."""
         return Fault(self.code, self.message, self.param, line)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class _Line(msgspec.Struct, gc=False):

@@ -10,8 +10,8 @@ from typing import Literal
 from batch.answers import outcome_of, refused
 from batch.feeding import Again, Feeder
 from batch.pace import Pace
+from batch.resting import Rest, waits_s
 from batch.run_state import Flight, RunState
-from shared.batch_windows import Hours, hours_of
 from shared.errors import BrokerUnavailableError, RequestError, worker_lost
 from shared.metrics import BATCH_IN_FLIGHT
 from shared.states import TERMINAL, State
@@ -30,12 +30,18 @@ _SAFETY = 1.5
 _EXPIRED_GRACE_S = 3.0
 _RETRY_S = 0.25
 _TIMEOUT_S = 5.0
+_ANSWER_S = 15.0
+"""In which the answer of a request that has ended must be there: for one that has not, a relay waits without end."""
 
 Closing = Literal["completed", "cancelled", "expired"]
 
 
 class Running:
-    """One batch in progress, by one driver."""
+    """One batch in progress, by one driver.
+
+    Attributes:
+        rest: for how long nothing can be done.
+    """
 
     def __init__(self, state: RunState) -> None:
         self._state = state
@@ -44,18 +50,23 @@ class Running:
         self._closing: Closing | None = None
         self._looked_at_s = float("-inf")
         self._refeeding = state.fed > 0
+        self.rest = Rest()
         self.pace = Pace()
         self._counted = 0
         self._settling = False
         state.on_change = self._changed.set
 
-    async def run(self) -> Closing:
-        """Until every row is committed, or the batch is to end early. Raises LostError and what storage raises."""
+    async def run(self) -> Closing | None:
+        """Until every row is committed, or the batch is to end early; None when it has to rest.
+
+        Raises LostError and what storage raises.
+        """
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(self._state.committer.run()), group.create_task(self._collect())]
             try:
                 closing = await self._feed()
-                await self._drain(closing)
+                if closing is not None:
+                    await self._drain(closing)
             finally:
                 for helper in helpers:
                     helper.cancel()
@@ -70,8 +81,8 @@ class Running:
         BATCH_IN_FLIGHT.inc(flying - self._counted)
         self._counted = flying
 
-    async def _feed(self) -> Closing:
-        """Feeds until there is nothing more to feed and to wait for."""
+    async def _feed(self) -> Closing | None:
+        """Feeds until there is nothing more to feed and to wait for, or nothing can be done for a while."""
         state = self._state
         again = [position for position in range(state.fed) if not state.committer.has(state.order.row(position))]
         self._feeder.again.extend(map(Again, again))
@@ -83,6 +94,8 @@ class Running:
             if await self._step():
                 await asyncio.sleep(0)
                 continue
+            if self.rest.due(busy=bool(state.ended) or self._settling or state.committer.busy):
+                return None
             self._changed.clear()
             await self._look_when_due()
             try:
@@ -103,14 +116,15 @@ class Running:
         """Feeds what there is room for. Returns how many."""
         state = self._state
         self._count()
-        if self._feeder.exhausted:
+        exhausted = self._feeder.exhausted
+        if exhausted:
             state.committer.flush = not state.flights
-            if not self._refeeding:
-                return 0
-        if self._waits_s() > 0:
-            return 0
+        closed_s = waits_s(state.batch, state.owned.now_ms())
         try:
             _, pool = await state.tools.catalog.pool_of(state.batch.text("model"))
+            self.rest.saw(closed_s, served=pool.slots > 0, flying=bool(state.flights))
+            if closed_s or (exhausted and not self._refeeding):
+                return 0
             await state.tools.ends.open(pool.keys)
             self._hurry()
             settings = state.tools.settings
@@ -118,6 +132,7 @@ class Running:
             window = min(settings.batch_window_max, round(wide))
             fed = await self._feeder.feed(pool, max(window, int(pool.slots > 0)) - len(state.flights))
         except (BrokerUnavailableError, RequestError) as error:
+            self.rest.saw(closed_s, served=isinstance(error, BrokerUnavailableError), flying=bool(state.flights))
             log.debug("batch %s: %s", state.batch.id, error)
             await asyncio.sleep(_RETRY_S)
             return 0
@@ -141,13 +156,6 @@ class Running:
                 due_s,
             )
         state.behind = behind
-
-    def _waits_s(self) -> float:
-        """Seconds until rows may be started: the start time and the hours of the day that the batch asks for."""
-        batch, now_ms = self._state.batch, self._state.owned.now_ms()
-        after_s = batch.number("start_after") - now_ms / 1000
-        hours: Hours | None = hours_of(batch.parsed("start_window")) if batch.text("start_window") else None
-        return max(after_s, hours.opens_in_s(now_ms) if hours else 0.0)
 
     # ---- what has ended
 
@@ -177,9 +185,12 @@ class Running:
         """Takes the answer of a request that has ended."""
         state, rid = self._state, flight.asked.rid
         try:
-            outcome = await outcome_of(state.tools.client, flight.keys, flight.asked)
-        except (BrokerUnavailableError, RequestError):
-            return  # Redis is away: the next look finds it again
+            async with asyncio.timeout(_ANSWER_S):
+                outcome = await outcome_of(state.tools.client, flight.keys, flight.asked)
+        except (BrokerUnavailableError, RequestError, TimeoutError):
+            if rid in state.flights:  # Redis is away, or has lost the end with a failover: the next look finds it again
+                state.tools.ends.watch(rid, state.on_end)
+            return
         if state.land(rid) is None:
             return
         if outcome is None and flight.attempt + 1 < _MOST_ATTEMPTS:

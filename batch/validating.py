@@ -17,6 +17,8 @@ from shared.batches import MOST_ROWS
 from shared.errors import RequestError
 
 MOST_FAULTS = 1_000
+_SHOWN_CHARS = 60
+"""Of what a client has named."""
 _LINE_MARGIN_BYTES = 65_536
 """What a line has besides its body."""
 _AT_ONCE = 50
@@ -79,7 +81,7 @@ class Validation:
     def _check_unique(self, custom_id: str) -> None:
         digest = digest_of(custom_id.encode("utf-8", "surrogatepass"))
         if digest in self._ids:
-            message = f"The custom_id '{custom_id[:60]}' was used in a line before."
+            message = f"The custom_id '{custom_id[:_SHOWN_CHARS]}' was used in a line before."
             raise FaultError("duplicate_custom_id", message, "custom_id")
         self._ids.add(digest)
 
@@ -92,5 +94,5 @@ class Validation:
             self._models[model] = True
         self.found.model = self.found.model or model
         if model != self.found.model:
-            message = f"All rows of a batch must ask for one model: this one asks for '{model}'."
+            message = f"All rows of a batch must ask for one model: this one asks for '{model[:_SHOWN_CHARS]}'."
             raise FaultError("mismatched_model", message, "body.model")

@@ -22,8 +22,8 @@ _READ_AT_ONCE = 1_000
 
 Standing = Literal["active", "told", "untold"]
 """Of a batch that is restored. `untold`: it has ended, and nobody may have been told."""
-Told = Literal["delivered", "failed", "again", "later", "none"]
-"""What became of a webhook. `later`: nothing was tried; `none`: there is nobody to be told."""
+Told = Literal["delivered", "failed", "refused", "again", "later", "none"]
+"""What became of a webhook. `refused`: given up untried; `later`: not tried yet; `none`: there is nobody to be told."""
 
 Facts = Mapping[str, str | int]
 
@@ -44,6 +44,15 @@ class Kept:
     outcome: Literal["OK", "OTHER", "FENCED", "GONE", "TAKEN", "CLOSED"]
     status: str = ""
     now_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What `batch_read` answers: a batch as of one moment. `parts`: entries of the list."""
+
+    record: dict[str, str]
+    bitmap: bytes
+    parts: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,13 @@ class BatchScripts:
         reply = await self._run("batch_cancel", [self._keys.batch(batch)], [])
         return reply[0].decode(), _word(reply[1:])
 
+    async def read(self, batch: str) -> Whole | None:
+        """A batch with its committed rows and its parts, as of one moment."""
+        k = self._keys
+        keys = [k.batch(batch), k.batch_rows(batch), k.batch_parts(batch)]
+        record, bitmap, parts = await self._run("batch_read", keys, [])
+        return Whole(record_of(record), bitmap, [entry.decode() for entry in parts]) if record else None
+
     async def restore(
         self, batch: str, facts: Mapping[str, str], bitmap: bytes, parts: Iterable[str], standing: Standing
     ) -> str:
@@ -146,6 +162,12 @@ class BatchScripts:
         k = self._keys
         keys = [k.batch(batch), k.batches_of(tenant), k.batch_rows(batch), k.batch_parts(batch)]
         return str((await self._run("batch_forget", keys, [batch])).decode())
+
+    async def trim(self, batch: str) -> str:
+        """Takes away what is known of the parts of a batch that has ended. Returns OK, BUSY or GONE."""
+        k = self._keys
+        keys = [k.batch(batch), k.batch_rows(batch), k.batch_parts(batch)]
+        return str((await self._run("batch_trim", keys, [])).decode())
 
     async def notify(self, most: int, *, lease_ms: int) -> Due:
         """Hands out at most so many batches whose end is to be told; they come again after the lease."""

@@ -96,7 +96,8 @@ class Batch:
             "last_attempt_at": at,
             "last_status": self.number("hook_status") or None,
         }
-        return shown | {f"{name}_at": at if name == state else None for name in ("delivered", "failed")}
+        over = self._moment("hook_failed_at_ms") or at
+        return shown | {f"{name}_at": over if name == state else None for name in ("delivered", "failed")}
 
     def _moment(self, name: str) -> int | None:
         return self.number(name) // 1000 if self.text(name) else None

@@ -19,6 +19,9 @@ from __future__ import annotations
 
 import math
 
+_SHOWN_CHARS = 128
+"""Of a model name in a message: it is the client's."""
+
 
 class PenstockError(Exception):
     """Base of every error that Penstock raises on purpose."""
@@ -130,7 +133,9 @@ def lane_not_allowed(asked: str, most: str) -> RequestError:
 
 def model_not_found(model: str) -> RequestError:
     """404: no pool serves this name."""
-    message = f"The model `{model}` does not exist. GET /v1/models lists the models that are served here."
+    message = (
+        f"The model `{model[:_SHOWN_CHARS]}` does not exist. GET /v1/models lists the models that are served here."
+    )
     return RequestError(404, "model_not_found", message, param="model")
 
 
@@ -141,7 +146,7 @@ def not_found(what: str) -> RequestError:
 
 def endpoint_not_supported(model: str, path: str) -> RequestError:
     """404: the engine of this model does not know the route: a chat model has no embeddings, or the other way."""
-    message = f"The model `{model}` does not answer {path}. Ask another model, or another endpoint."
+    message = f"The model `{model[:_SHOWN_CHARS]}` does not answer {path}. Ask another model, or another endpoint."
     return RequestError(404, "endpoint_not_supported", message, param="model", should_retry=False)
 
 

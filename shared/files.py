@@ -100,9 +100,10 @@ class Files:
     ) -> Received:
         """The first half of `create`: the bytes, under an id that nobody sees yet. Raises as `create`.
 
-        `file_id`: an id that was chosen before, so that doing it again writes the same file; is_file_id must hold.
+        `file_id`: an id that was chosen before, so that doing it again writes the same file; is_file_id must hold. What
+        was complete when this was cancelled stays: somebody else may have written it.
         """
-        file_id = file_id or new_file_id()
+        chosen, file_id = bool(file_id), file_id or new_file_id()
         digest = hashlib.sha256()
 
         async def measured() -> AsyncIterator[bytes]:
@@ -114,7 +115,7 @@ class Files:
                 digest.update(chunk)
                 yield chunk
 
-        size = await self._storage.put(object_name(tenant, file_id), measured())
+        size = await self._storage.put(object_name(tenant, file_id), measured(), shared=chosen)
         return Received(file_id, tenant, size, digest.hexdigest())
 
     async def register(

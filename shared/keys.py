@@ -45,7 +45,7 @@ class GlobalKeys:
         return f"{self.prefix}:{{batches}}:rows:{batch}"
 
     def batch_parts(self, batch: str) -> str:
-        """List: committed parts of a batch's output, in order, as `<name> <JSON>`."""
+        """List: committed parts of a batch's output, in order, as `name rows bytes bytes`."""
         return f"{self.prefix}:{{batches}}:parts:{batch}"
 
     def batches_of(self, tenant: str) -> str:

@@ -73,22 +73,23 @@ class Storage:
         self._folder = folder
         self.where = where
 
-    async def put(self, name: str, data: bytes | AsyncIterable[bytes]) -> int:
+    async def put(self, name: str, data: bytes | AsyncIterable[bytes], *, shared: bool = False) -> int:
         """Writes an object, in bounded memory, over one that is there. Returns its length in bytes.
 
         What `data` raises leaves this method as it is, and there is no object then; nor is there one when this is
-        cancelled.
+        cancelled. `shared`: others write under this name, too. What is cancelled while it ends stays then, whole: it
+        may be theirs.
         """
         if isinstance(data, bytes):
             await self._answered(obstore.put_async(self._store, name, data, use_multipart=False))
             written = len(data)
         else:
-            written = await self._stream(name, data)
+            written = await self._stream(name, data, shared=shared)
         if self._folder is not None:
             await self._translated(asyncio.to_thread(_sync, self._folder / name))
         return written
 
-    async def _stream(self, name: str, chunks: AsyncIterable[bytes]) -> int:
+    async def _stream(self, name: str, chunks: AsyncIterable[bytes], *, shared: bool) -> int:
         pipe, written = Pipe(BLOCK_BYTES), 0
         putting = asyncio.ensure_future(
             obstore.put_async(self._store, name, pipe, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
@@ -105,7 +106,7 @@ class Storage:
             pipe.fail()  # whoever writes hears of it, and takes back what there is
             with suppress(Exception):
                 await asyncio.wait({putting}, timeout=ANSWER_S)
-            if putting.done() and not putting.cancelled() and putting.exception() is None:
+            if not shared and putting.done() and not putting.cancelled() and putting.exception() is None:
                 await self.delete(name)  # the end was under way already
             raise
         return written

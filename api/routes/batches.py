@@ -60,6 +60,8 @@ async def create(request: Request, tenant: Tenant) -> dict[str, Any]:
     new, key = batch_of(body, request.app.state.settings.hook_rules), terms_of(headers).key
     scope = hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:_SCOPE_DIGITS] if key else ""
     batches, batch = _batches(request), new_batch_id()
+    if (closed := await request.app.state.door.memory.refusal()) is not None:
+        raise closed
     content = msgspec.json.encode(new.facts, order="sorted") + new.secret.encode()
     outcome, batch = await batches.scripts.create(
         batch,

@@ -16,7 +16,7 @@ from rich.table import Table
 from cli.batches.board import Board, open_board
 from cli.batches.ending import summary, verdict
 from cli.batches.flags import COMMANDS, command_parser, run_parser, submission_of, where_of
-from cli.batches.results import Results, check_target, clean, opened
+from cli.batches.results import Results, check_target, clean, complete, opened
 from cli.batches.submit import FaultyInputError, submit
 from cli.batches.watching import Watch, ended
 from cli.client import Client, ClientSettings
@@ -188,8 +188,10 @@ def _finish(session: _Session, found: dict[str, Any], results: Results) -> int:
             say(f"… and {hidden} more that failed")
         if arguments.output and arguments.output != "-" and results.written.lines:
             say(f"{arguments.output}: {results.written.lines} lines")
-    if arguments.clean and results.written.lines:
+    if arguments.clean and complete(found, results.written):
         clean(session.client, found, say)
+    elif arguments.clean and results.written.lines:
+        say(f"Not all results were written: the files of {found['id']} stay on the server.")
     return verdict(found)
 
 

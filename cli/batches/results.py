@@ -224,6 +224,6 @@ def clean(client: Client, found: dict[str, Any], say: Callable[[str], None]) -> 
 
 
 def complete(found: dict[str, Any], written: Written) -> bool:
-    """Whether everything that a batch has done was written."""
+    """Whether a batch has results, and all of them were written."""
     counts = found["request_counts"]
-    return ended(found) and written.lines == counts["completed"] + counts["failed"]
+    return ended(found) and 0 < written.lines == counts["completed"] + counts["failed"]

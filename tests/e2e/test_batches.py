@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import redis
 
 from tests.support.batching import (
     CHAT,
@@ -127,6 +130,7 @@ async def test_the_sdks_pages_are_stable_while_new_batches_come(
         ({"endpoint": "/v1/audio"}, "invalid_value", "endpoint", "Supported values"),
         ({"endpoint": None}, "missing_required_parameter", "endpoint", "endpoint"),
         ({"input_file_id": None}, "missing_required_parameter", "input_file_id", "input_file_id"),
+        ({"input_file_id": "f" * 65}, "invalid_value", "input_file_id", "ids of files"),
         ({"completion_window": "8d"}, "invalid_value", "completion_window", "completion_window"),
         ({"completion_window": "0h"}, "invalid_value", "completion_window", "completion_window"),
         ({"completion_window": 24}, "invalid_type", "completion_window", "completion_window"),
@@ -164,6 +168,24 @@ async def test_a_window_has_an_hour_to_seven_days(
     batch = await create(http, await upload(stack, jsonl([chat_row("a")])), completion_window=window)
     assert batch["expires_at"] - batch["created_at"] == seconds
     assert batch["completion_window"] == window
+
+
+async def test_no_batch_is_made_while_redis_has_no_room(stack: Stack, http: httpx.AsyncClient) -> None:
+    async def becomes(status: int) -> dict[str, Any]:
+        body = {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h"}
+        give_up_at_s = time.monotonic() + 20
+        while (answer := await http.post("/v1/batches", json=body)).status_code != status:
+            assert time.monotonic() < give_up_at_s, answer.text
+            await asyncio.sleep(0.1)  # the replica looks once a second
+        return dict(answer.json())
+
+    with redis.Redis(port=stack.redis_port) as server:
+        server.config_set("maxmemory", int(int(server.info("memory")["used_memory"]) / 0.95))
+        try:
+            assert "memory" in (await becomes(503))["error"]["message"]
+        finally:
+            server.config_set("maxmemory", 0)
+    await becomes(200)
 
 
 async def test_a_key_makes_one_batch(http: httpx.AsyncClient) -> None:
@@ -414,6 +436,26 @@ async def test_a_batch_waits_for_its_start(stack: Stack, http: httpx.AsyncClient
         assert (found["status"], found["request_counts"]["completed"]) == ("in_progress", 0)
         await http.post(f"/v1/batches/{waiting['id']}/cancel")
         assert (await poll(http, waiting["id"]))["status"] == "cancelled"
+
+
+async def test_batches_that_only_wait_hold_no_place_that_others_need() -> None:
+    with running_stack() as own:
+        worker, api = own.worker("--", "--ttft-ms", "2", "--slots", "8"), own.api()
+        process = own.batch("--batch-drivers", "1")
+        async with httpx.AsyncClient(base_url=api.url, timeout=30) as http:
+            file_id = await upload(own, jsonl([chat_row("a")]))
+            late = await create(http, file_id, start_after=int(time.time()) + 3_600)
+            assert (await poll(http, (await create(http, file_id))["id"]))["status"] == "completed"
+            worker.kill()
+            without = [await create(http, file_id) for _ in range(2)]
+            for batch in without:  # nobody serves it, and all the same each one has its turn
+                await poll(http, batch["id"], lambda found: found["status"] == "in_progress")
+            await http.post(f"/v1/batches/{late['id']}/cancel")
+            assert (await poll(http, late["id"]))["status"] == "cancelled"
+            own.again(worker)
+            for batch in without:
+                assert (await poll(http, batch["id"]))["status"] == "completed"
+        assert process.metric("penstock_batch_takeovers_total") == 0
 
 
 async def test_the_batch_process_says_how_it_is(stack: Stack, http: httpx.AsyncClient) -> None:

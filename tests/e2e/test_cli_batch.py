@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
+from shared.keys import GlobalKeys
 from tests.support.badproxy import Behaviour, bad_proxy
 from tests.support.batching import ENDED, chat_row
 from tests.support.commands import Terminal, command, environment, penstock
@@ -346,6 +348,20 @@ def test_clean_takes_the_files_from_the_server_once_results_are_written(
     for name in ("input_file_id", "output_file_id"):
         assert get(f"{stack.apis[0].url}/v1/files/{found[name]}")[0] == 404
     assert len((tmp_path / "out").read_text().splitlines()) == 3
+
+
+def test_clean_leaves_the_files_when_fewer_rows_came_than_the_batch_counts(
+    stack: Stack, env: dict[str, str], tmp_path: Path
+) -> None:
+    batch = submitted(tmp_path, env, prompts(tmp_path, 2), "--max-tokens", "1")
+    assert penstock(tmp_path, env, "batch", "watch", batch).returncode == 0
+    with redis.Redis(port=stack.redis_port) as server:
+        server.hincrby(GlobalKeys().batch(batch), "completed", 1)
+    ran = penstock(tmp_path, env, "batch", "watch", batch, "--output", "out", "--clean")
+    assert "stay on the server" in ran.stderr
+    found = batch_of(stack, batch)
+    for name in ("input_file_id", "output_file_id"):
+        assert get(f"{stack.apis[0].url}/v1/files/{found[name]}")[0] == 200
 
 
 def test_batches_are_listed_looked_at_and_known_by_their_metadata(env: dict[str, str], tmp_path: Path) -> None:

@@ -242,11 +242,13 @@ async def test_no_script_of_batches_touches_a_key_that_it_does_not_declare(
         batch = await running(own)
         await own.create("batch_2", "t1", FACTS, window_ms=WINDOW_MS, scope="s", fingerprint="f", secret=SECRET)
         await own.commit(batch, "d1", part(), [0, 1], {"completed": 2})
+        assert await own.read(batch) is not None
         await own.cancel(batch)
         await own.end(batch, "d1", "completed", {})
         assert (await own.notify(10, lease_ms=1_000)).batches == [batch]
         assert await own.notified(batch, 0, "again", after_ms=0, status="500") == "OK"
         assert await own.notified(batch, 1, "delivered", status="200") == "OK"
+        assert await own.trim(batch) == "OK"
         await own.forget(batch, "t1")
         facts: dict[str, Any] = {"tenant": "t1", "created_at_ms": "1", "status": "in_progress"}
         assert await own.restore(batch, facts, b"\x80", ["1-1 1 1 0"], "untold") == "OK"

@@ -277,8 +277,29 @@ async def test_what_the_operator_does_not_allow_is_given_up_at_once(
     rules = {name: str(value).format(port=receiver.port) for name, value in given.items()}
     name = await ended(batches, "batch_1", url=receiver.url)
     async with telling(batches, storage, f"{receiver.url}/operator", **rules):
-        await settled(batches, name, "failed")
+        shown = await settled(batches, name, "failed")
     assert receiver.told == []
+    assert (shown["attempts"], shown["last_attempt_at"], shown["delivered_at"]) == (0, None, None)
+    assert shown["failed_at"] is not None
+    assert await batches.secret(name) == ""
+
+
+async def test_a_batch_that_runs_again_is_not_told_before_it_has_ended(
+    batches: Batches, storage: Storage, receiver: Receiver, client: redis.asyncio.Redis
+) -> None:
+    own = batches.scripts
+    await own.create("batch_1", "t1", FACTS, window_ms=3_600_000)
+    await client.zadd(batches.keys.batch_hooks, {"batch_1": 0})
+    async with telling(batches, storage, receiver.url):
+        give_up_at_s = time.monotonic() + 30
+        while await client.zcard(batches.keys.batch_hooks):
+            assert time.monotonic() < give_up_at_s
+            await asyncio.sleep(0.02)
+        assert receiver.told == []
+        await own.take("batch_1", "d1")
+        await own.end("batch_1", "d1", "cancelled", {})
+        await settled(batches, "batch_1", "delivered")
+    assert len(receiver.told) == 1
 
 
 async def test_one_tenants_slow_receiver_does_not_hold_up_the_others(

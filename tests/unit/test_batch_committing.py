@@ -17,10 +17,11 @@ from shared.storage import Storage, open_storage
 class Server:
     """What stands for an Owned: the rules of `batch_commit`, in a few lines."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mark: str = "d1") -> None:
         self.id = "batch_1"
         self.batch = Batch("batch_1", {"epoch": "1"})
         self.status = "in_progress"
+        self.mark = mark
         self.rows: set[int] = set()
         self.parts: list[Part] = []
         self.seen: list[list[int]] = []
@@ -69,8 +70,8 @@ async def test_a_row_that_ends_twice_counts_once(tmp_path: Path) -> None:
     assert (server.seen, own.count) == ([[3, 4, 5]], 3)
     assert [own.has(row) for row in range(7)] == [False, False, False, True, True, True, False]
     assert forgotten == ["req_3", "req_4", "req_5"]
-    assert (tmp_path / "parts" / "000001-000001.out").read_bytes() == b"3\n4\n"
-    assert (tmp_path / "parts" / "000001-000001.err").read_bytes() == b"5\n"
+    assert (tmp_path / "parts" / "000001-d1-000001.out").read_bytes() == b"3\n4\n"
+    assert (tmp_path / "parts" / "000001-d1-000001.err").read_bytes() == b"5\n"
 
 
 async def test_of_rows_that_somebody_else_has_committed_the_others_are(tmp_path: Path) -> None:
@@ -96,3 +97,13 @@ async def test_who_brings_too_much_waits_until_it_is_committed(tmp_path: Path) -
     await own.commit()
     await waiting
     assert own.count == 10
+
+
+async def test_parts_of_two_drivers_have_different_names_although_redis_has_counted_their_epoch_twice(
+    tmp_path: Path,
+) -> None:
+    for mark, row in (("d1", 1), ("d2", 2)):
+        own = committer(Server(tmp_path, mark), open_storage(str(tmp_path)), [])
+        own.add(outcome(row))
+        await own.commit()
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"000001-d1-000001.out", "000001-d2-000001.out"}

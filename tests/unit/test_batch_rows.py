@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batch.answers import usage_of
 from batch.lines import Line, lines_of
-from batch.order import OrderBuilder, unpacked
+from batch.order import ENTRY_BYTES, OrderBuilder, unpacked
 from batch.pace import Pace
 from batch.rows import FaultError, line_out, prefix_of, row_of
 from shared.batch_windows import hours_of, window_s
@@ -58,6 +58,7 @@ def test_rows_that_begin_alike_run_one_after_the_other_and_the_order_survives_st
         builder.add(100 * row, 50 + row, prefix)
     order = unpacked(builder.built().packed())
     assert [order.row(position) for position in range(len(order))] == [0, 2, 5, 1, 4, 3]
+    assert order.held_bytes == len(order.packed()) == 6 * ENTRY_BYTES
     assert order.span(2) == (500, 555)
     with pytest.raises(ValueError, match="cut off"):
         unpacked(b"x" * 17)

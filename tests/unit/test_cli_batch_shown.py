@@ -11,6 +11,7 @@ import pytest
 from cli.batches.flags import command_parser, run_parser, submission_of, where_of
 from cli.batches.formats import BY_NAME, failure_of
 from cli.batches.rates import Rates, count, facts_of, span
+from cli.batches.results import Written, complete
 from cli.batches.rows import COMPLETIONS
 from cli.client import ClientSettings
 from shared.errors import ConfigurationError
@@ -183,3 +184,13 @@ def test_figures_read_well() -> None:
         "2 h 05 min",
     ]
     assert [count(number) for number in (0, 3, 3.25, 12.6, 50_000)] == ["0", "3", "3.2", "13", "50 000"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "whole"), [(3, "completed", True), (2, "completed", False), (3, "in_progress", False)]
+)
+def test_results_are_whole_when_as_many_were_written_as_the_batch_counts(lines: int, status: str, whole: bool) -> None:  # noqa: FBT001
+    batch = {"status": status, "request_counts": {"total": 4, "completed": 2, "failed": 1}}
+    assert complete(batch, Written(lines)) is whole
+    nothing = {"status": "failed", "request_counts": {"total": 0, "completed": 0, "failed": 0}}
+    assert not complete(nothing, Written())
