@@ -55,6 +55,24 @@ async def test_a_row_that_was_admitted_before_fetches_no_image_again(
     assert [outcome.row for outcome in added] == [1]
 
 
+async def test_a_row_over_which_we_make_a_mistake_fails_and_the_rows_behind_it_go_on(
+    keys: Keys, state: RunState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def entry(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    added = list[Any]()
+    rules = SimpleNamespace(valid=lambda _: SimpleNamespace(pictures=None, model="m", lane="batch"))
+    monkeypatch.setattr(state.tools, "rules", lambda _: rules)
+    monkeypatch.setattr(state.tools, "entries", SimpleNamespace(entry=entry), raising=False)
+    monkeypatch.setattr(state, "committer", SimpleNamespace(has=lambda _: False, add=added.append))
+    text = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{}}'
+    pool: Any = SimpleNamespace(keys=keys)
+    assert await Feeder(state)._admit(pool, Read(0, 0, text), 0) is None
+    assert not state.flights
+    assert [(outcome.row, outcome.code) for outcome in added] == [(0, "internal_error")]
+
+
 async def test_a_request_whose_end_was_lost_with_a_failover_is_waited_for_and_holds_up_nobody(
     shard: Shard, keys: Keys, state: RunState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
