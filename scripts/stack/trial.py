@@ -30,7 +30,7 @@ _PULL_S = 300
 def trial(options: argparse.Namespace) -> None:
     """Everything, and the figures on standard output. Raises StackError at the first thing that is wrong."""
     need_docker()
-    profile = options.profiles or "cpu"
+    profiles = options.profiles or "cpu"
     folder = Path(tempfile.mkdtemp(prefix="penstock-trial-")) / "penstock"
     figures: dict[str, object] = {}
 
@@ -41,7 +41,7 @@ def trial(options: argparse.Namespace) -> None:
         figures[name] = {"took_s": round(time.monotonic() - began_s, 1), **({"saw": saw} if saw is not None else {})}
         print(f"trial: {name}: {saw if saw is not None else 'done'} ({time.monotonic() - began_s:.0f} s)", flush=True)
 
-    scene = Scene(folder, PROJECT, profile)
+    scene = Scene(folder, PROJECT, profiles)
     faults = Faults(scene)
     try:
         step("a copy of this folder", lambda: _copy(folder))

@@ -29,10 +29,12 @@ _ROOT = "0"
 class Scene:
     """One stack in a folder of its own."""
 
-    def __init__(self, folder: Path, project: str, profile: str) -> None:
+    def __init__(self, folder: Path, project: str, profiles: str) -> None:
+        """`profiles`: as `make stack-up` takes them; the first is the one of the workers, cpu or sim."""
         self.folder = folder
         self.project = project
-        self.profile = profile
+        self.profiles = profiles
+        self.profile = profiles.split(",", maxsplit=1)[0]
         self._dotenv = folder / "compose" / ".env"
 
     @property
@@ -48,7 +50,7 @@ class Scene:
 
     def build(self) -> dict[str, str]:
         """Builds the images. Returns their sizes."""
-        self._make("build", "--profiles", self.profile)
+        self._make("build", "--profiles", self.profiles)
         tags = ["penstock-api:local", *(["penstock-worker:cpu"] if self.profile == "cpu" else [])]
         sizes = {tag: int(asked("docker", "image", "inspect", "--format", "{{.Size}}", tag)) for tag in tags}
         return {tag: f"{size / 1e6:.0f} MB" for tag, size in sizes.items()}
@@ -67,7 +69,7 @@ class Scene:
         chosen = {"COMPOSE_PROJECT_NAME": self.project, "HTTP_PORT": str(port)}
         dotenv.put(self._dotenv, chosen)
         self._make(
-            "up", "--profiles", self.profile, "--replicas", str(replicas), "--workers", str(workers), "--wait-s", "600"
+            "up", "--profiles", self.profiles, "--replicas", str(replicas), "--workers", str(workers), "--wait-s", "600"
         )
         self.until(lambda: len(self._healthy(self.worker)) == workers, "all workers")
         return f"{len(self.names('api'))} replicas, {workers} workers"
