@@ -18,12 +18,17 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 READY_S = 80.0
 """How long a process may take to be ready; it takes about one second, and this is for machines that stall. The vLLM
 engine gets more, see Stack.worker."""
+_STOP_S = 60.0
+"""How long a process may take to end; longer than any drain that a test asks for."""
+_CLEAR_S = 15.0
+"""How long processes that are in no test any more may go on with what they still run."""
+_LOOK_EVERY_S = 0.02
 
 
 def free_port() -> int:
@@ -80,14 +85,14 @@ class Process:
         """SIGKILL to the whole group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.popen.wait(10)
+        self.popen.wait(_STOP_S)
 
-    def stop(self) -> int:
+    def stop(self, within_s: float = _STOP_S) -> int:
         """SIGTERM, and SIGKILL when that takes too long. Returns the exit status."""
         if self.popen.poll() is None:
             self.popen.terminate()
             try:
-                self.popen.wait(15)
+                self.popen.wait(within_s)
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.popen.returncode
@@ -277,7 +282,7 @@ class Stack:
             if process.popen.poll() is None:
                 process.popen.terminate() if process is not self.redis else None
         for process in reversed(self.processes):
-            process.kill() if process is self.redis else process.stop()
+            process.kill() if process is self.redis else process.stop(_CLEAR_S)
 
 
 def server_binary() -> str:
@@ -304,15 +309,22 @@ def running_stack(*, aof: bool = False) -> Iterator[Stack]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def eventually(check: object, deadline_s: float, what: str) -> None:
-    """Polls `check()` until it is true. Raises TimeoutError, saying what did not happen."""
-    assert callable(check)
-    end_s = time.monotonic() + deadline_s
+async def eventually(check: Callable[[], object], deadline_s: float, what: str) -> None:
+    """Polls `check()` until it is true. Raises TimeoutError, saying what did not happen.
+
+    Checks may block, as scrapes do, and run in a thread: clients in this loop read on meanwhile. A check that gets no
+    answer or finds no file raises OSError, and that is a no. A machine that has much else to do wants long deadlines.
+    """
+    end_s, last = time.monotonic() + deadline_s, ""
     while time.monotonic() < end_s:
-        if check():
-            return
-        await asyncio.sleep(0.02)
-    msg = f"not within {deadline_s} s: {what}"
+        try:
+            if await asyncio.to_thread(check):
+                return
+            last = ""
+        except OSError as error:
+            last = f" ({error!r})"
+        await asyncio.sleep(_LOOK_EVERY_S)
+    msg = f"not within {deadline_s} s: {what}{last}"
     raise TimeoutError(msg)
 
 
