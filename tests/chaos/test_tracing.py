@@ -28,7 +28,7 @@ async def running_on(workers: list[Worker]) -> Worker:
         found[:] = [one for one in workers if one.metric("penstock_flushed_frames_total") >= 20]
         return bool(found)
 
-    await eventually(busy, 15, "the stream flows")
+    await eventually(busy, 30, "the stream flows")
     return found[0]
 
 
