@@ -18,7 +18,6 @@ import pytest
 
 from api.cursors import cursor_of
 from shared import genai
-from tests.support import scripted_models
 from tests.support.amid import amid, cut_short
 from tests.support.collector import Collector, collecting
 from tests.support.resuming import said
@@ -50,22 +49,15 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "scripted"
-    scripted_models.make_elsewhere(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     with collecting() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def command(model: Path, collector: Collector) -> tuple[str, ...]:
+def command(scripted_model: Path, collector: Collector) -> tuple[str, ...]:
     """A worker's flags: all of them export their spans, and so does their vLLM."""
-    return ("--model", str(model), "--otlp-endpoint", collector.endpoint, "--", *FLAGS)
+    return ("--model", str(scripted_model), "--otlp-endpoint", collector.endpoint, "--", *FLAGS)
 
 
 @pytest.fixture(scope="module")
