@@ -16,7 +16,7 @@ from tests.support.traces import complete
 from worker.tracing import span_id_of
 
 KEYS = Keys("sim")
-TOKENS = 400
+TOKENS = 800
 _NS_PER_MS = 1_000_000
 
 
