@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from shared.connection import RedisCaller, connect
 from shared.hot import HotClient
 from shared.keys import Keys
 from shared.scripts import Scripts
-from tests.support import servers
+from tests.support import scripted_models, servers, tiny_models
 from tests.support.polling import serving
 from tests.support.stack import Stack
 
@@ -101,3 +102,19 @@ async def hot(server: servers.Server) -> AsyncIterator[HotClient]:
 def scripts(client: redis.asyncio.Redis, keys: Keys) -> Scripts:
     """The scripts of `keys`, called through redis-py."""
     return Scripts(RedisCaller(client), keys)
+
+
+@pytest.fixture(scope="session")
+def scripted_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model whose answer is known in advance, made once."""
+    folder = tmp_path_factory.mktemp("models") / "scripted"
+    scripted_models.make_elsewhere(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model that any tokens will do for, made once."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_models.make_elsewhere(folder)
+    return folder

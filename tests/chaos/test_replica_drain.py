@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from tests.support.stack import eventually, running_stack
+from tests.support.stack import Api, eventually, running_stack
 from worker.engines.sim_answers import answer_text
 
 BODY = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 150}
@@ -22,6 +22,15 @@ def text_of(lines: list[str]) -> str:
 
 def last_cursor(lines: list[str]) -> str:
     return [line for line in lines if line.startswith("id: ")][-1][4:]
+
+
+async def begun(api: Api) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request that the replica has begun to read, and that misses its body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(json.dumps(BODY))}\r\n"
+    writer.write(f"{head}Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n".encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+    return reader, writer
 
 
 async def test_a_stream_that_outlives_the_drain_is_cut_visibly_and_goes_on_at_another_replica(
@@ -58,11 +67,21 @@ async def test_a_draining_replica_takes_nothing_new_and_ends_what_fits(client: h
     with running_stack() as stack:
         stack.worker("--", "--itl-ms", "10")
         api = stack.api("--drain-s", "20")
-        asked = asyncio.create_task(client.post(f"{api.url}/v1/chat/completions", json=BODY))
-        async with client.stream("GET", f"{api.url}/livez") as kept:  # a connection that is open already
-            await kept.aread()
-        await eventually(lambda: api.metric("penstock_streams_open") == 1, 10, "the request runs")
+        body = {**BODY, "max_tokens": 600}
+        asked = asyncio.create_task(client.post(f"{api.url}/v1/chat/completions", json=body))
+        await eventually(lambda: api.metric("penstock_streams_open") == 1, 30, "the request runs")
+        reader, writer = await begun(api)
         stopping = asyncio.create_task(asyncio.to_thread(api.stop))
+        await eventually(lambda: "draining" in api.log.read_text(), 30, "it is told")
+        writer.write(json.dumps(BODY).encode())
+        refused = (await reader.read()).decode()
+        writer.close()
+        assert refused.startswith("HTTP/1.1 503")
+        assert '"broker_unavailable"' in refused
+        assert "x-should-retry: true" in refused
+        with pytest.raises(httpx.ConnectError):
+            await client.get(f"{api.url}/livez")
+        assert not asked.done()
         answer = await asked
         assert answer.status_code == 200
         assert await stopping == 0
@@ -75,7 +94,7 @@ async def test_a_whole_answer_that_outlives_the_drain_is_refused_and_the_sdks_re
         worker = stack.worker("--", "--itl-ms", "30")
         first, second = stack.api("--drain-s", "0.5"), stack.api()
         asked = asyncio.create_task(client.post(f"{first.url}/v1/chat/completions", json=BODY))
-        await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 10, "the request runs")
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 30, "the request runs")
         stopping = asyncio.create_task(asyncio.to_thread(first.stop))
         refused = await asked
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "broker_unavailable")

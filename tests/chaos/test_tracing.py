@@ -16,7 +16,7 @@ from tests.support.traces import complete
 from worker.tracing import span_id_of
 
 KEYS = Keys("sim")
-TOKENS = 400
+TOKENS = 800
 _NS_PER_MS = 1_000_000
 
 
@@ -28,7 +28,7 @@ async def running_on(workers: list[Worker]) -> Worker:
         found[:] = [one for one in workers if one.metric("penstock_flushed_frames_total") >= 20]
         return bool(found)
 
-    await eventually(busy, 15, "the stream flows")
+    await eventually(busy, 30, "the stream flows")
     return found[0]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import scripted_models, tiny_models
+from tests.support import tiny_models
 from tests.support.model_parts import ROOT
 from tests.support.stack import Stack, poll_until_ready, running_stack
 
@@ -45,22 +45,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="package")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says a script, and one for vectors."""
+def stack(scripted_model: Path, tiny_model: Path) -> Iterator[Stack]:
+    """A worker with a model that says a script, one with a model for vectors; a replica, and one with keys."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    folder = tmp_path_factory.mktemp("models")
-    scripted_models.make_elsewhere(folder / "scripted")
-    tiny_models.make_elsewhere(folder / "tiny")
-    return folder
-
-
-@pytest.fixture(scope="package")
-def stack(models: Path) -> Iterator[Stack]:
-    """A worker for each model; a replica, and one with keys."""
     with running_stack() as started:
-        for name, flags in (("scripted", CHAT_FLAGS), ("tiny", POOLING_FLAGS)):
-            started.worker("--model", str(models / name), "--", *flags, engine="vllm", ready_s=0, env=ENV)
+        for model, flags in ((scripted_model, CHAT_FLAGS), (tiny_model, POOLING_FLAGS)):
+            started.worker("--model", str(model), "--", *flags, engine="vllm", ready_s=0, env=ENV)
         for worker in started.workers:
             poll_until_ready(worker, f"http://127.0.0.1:{worker.ops_port}/readyz", START_S)
         started.api()

@@ -135,9 +135,9 @@ def answers(url: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def reference(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def reference(scripted_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The answers of `vllm serve`."""
-    with vllm_serve(models / NAME, CHAT_FLAGS, tmp_path_factory.mktemp("reference")) as ready:
+    with vllm_serve(scripted_model, CHAT_FLAGS, tmp_path_factory.mktemp("reference")) as ready:
         return answers(ready())
 
 

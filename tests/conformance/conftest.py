@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.support import scripted_models
 from tests.support.tiny_models import model_folder
 from worker.__main__ import load_engine
 from worker.engines.base import Engine
@@ -51,25 +49,22 @@ def environment_of_the_package() -> Iterator[None]:
     yield from _restored()
 
 
-def _model(kind: str, cache: Path) -> str:
-    if kind == "sim":
+def _model(request: pytest.FixtureRequest) -> str:
+    if request.param == "sim":
         return "sim"
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    if kind == "demo":
-        return str(model_folder(cache))
-    scripted_models.make_elsewhere(cache / "scripted")
-    return str(cache / "scripted")
+    if request.param == "demo":
+        return str(model_folder(request.getfixturevalue("tmp_path_factory").mktemp("model")))
+    return str(request.getfixturevalue("scripted_model"))
 
 
 @pytest_asyncio.fixture(loop_scope="package", scope="package", params=[SIM, DEMO, SCRIPTED])
-async def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     """An engine that runs in this process. Tests of it run in a loop of the same scope."""
     kind = request.param
     flags = [] if kind == "sim" else [*_FLAGS, *(_PARSERS if kind == "scripted" else ())]
-    settings = WorkerSettings(
-        engine="sim" if kind == "sim" else "vllm", model=_model(kind, tmp_path_factory.mktemp("model"))
-    )
+    settings = WorkerSettings(engine="sim" if kind == "sim" else "vllm", model=_model(request))
     engine = load_engine(settings, flags)
     try:
         await engine.start()

@@ -47,7 +47,7 @@ async def warm(stack: Stack) -> None:
     assert seen.whole, seen
 
 
-async def all_visible(worker: Worker, count: int, within_s: float = 20) -> None:
+async def all_visible(worker: Worker, count: int, within_s: float = 30) -> None:
     """Waits until the worker runs so many requests and has shown text of them."""
     await eventually(lambda: worker.metric("penstock_attempts_running") >= count, within_s, f"{count} requests run")
     flushed = worker.metric("penstock_flushed_frames_total")
@@ -77,7 +77,7 @@ async def killed_at(stack: Stack, match: str, action: Action, tokens: int) -> As
         await warm(stack)
         killed = Killed(proxy.rule(match, action))
         task = asyncio.create_task(ask(Ask([api.url], tokens)))
-        await asyncio.to_thread(killed.fault.wait, 10, "the fault")
+        await asyncio.to_thread(killed.fault.wait, 30, "the fault")
         yield killed
         victim.kill()
         killed.killed_s = time.monotonic()

@@ -5,6 +5,7 @@ The numbers are stable names: tests carry them as `@pytest.mark.drill(<number>)`
 
 from __future__ import annotations
 
+import math
 import os
 
 from tests.support.history import Verdict
@@ -72,6 +73,14 @@ ELSEWHERE = {
 def size(short: int, full: int) -> int:
     """How much load: `short` in `make test`, `full` in `make drills`."""
     return full if ALL else short
+
+
+def within(limit_s: float, proof_s: float = math.inf) -> float:
+    """A limit in seconds: `limit_s` in `make drills`. In `make test`, beside everything else, it is five times that.
+
+    `proof_s`: where the limit is what proves something, what it must stay below on any machine.
+    """
+    return limit_s if ALL else min(5 * limit_s, proof_s)
 
 
 def assert_continued(verdict: Verdict) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -85,10 +84,3 @@ def family_of(pid: int) -> list[int]:
     """The process and all that descend from it: a worker's engine is a child."""
     children = Path(f"/proc/{pid}/task").glob("*/children")
     return [pid, *(one for found in children for child in found.read_text().split() for one in family_of(int(child)))]
-
-
-def lives(pid: int) -> bool:
-    """Whether there is such a process, other than as a zombie."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False

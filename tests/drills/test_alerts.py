@@ -92,7 +92,7 @@ async def _killed_twice(stack: Stack, first: Worker, flags: tuple[str, ...]) -> 
     await all_visible(second, 2)
     second.kill()
     with control(stack) as server:
-        await eventually(lambda: server.xlen(K.queue("quarantine")) == 1, 20, "one is let out, one is kept")
+        await eventually(lambda: server.xlen(K.queue("quarantine")) == 1, 30, "one is let out, one is kept")
 
 
 @pytest.mark.long

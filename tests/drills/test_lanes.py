@@ -103,7 +103,7 @@ async def test_clients_that_come_back_when_they_are_told_are_all_served(stack: S
     figures |= {"refused": len(refused), "by the SDK, served": len(answers)}
     figures["replica grew by MB"] = (api.rss_bytes - before_bytes) / 1e6
     with control(stack) as server:
-        await eventually(lambda: not leftovers(server, K), 10, "nothing is left")
+        await eventually(lambda: not leftovers(server, K), 30, "nothing is left")
 
 
 @pytest.mark.drill(31)

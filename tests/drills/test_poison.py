@@ -10,7 +10,7 @@ import pytest
 
 from tests.drills.acting import KEYS as K
 from tests.drills.acting import control, worker_metric
-from tests.drills.catalogue import size
+from tests.drills.catalogue import size, within
 from tests.drills.conftest import Figures
 from tests.support.history import check_history
 from tests.support.load import Ask, ask, start_many
@@ -55,8 +55,8 @@ async def test_a_request_that_cannot_be_read_is_a_dead_letter_at_once_and_the_wo
 ) -> None:
     worker = stack.worker("--max-active", "1", "--", "--itl-ms", "100")
     api = stack.api(env={"PENSTOCK_ADMIN_KEYS": "operator"})
-    ahead = asyncio.create_task(ask(Ask([api.url], 20)))
-    await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 10, "the slot is taken")
+    ahead = asyncio.create_task(ask(Ask([api.url], 80)))
+    await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 30, "the slot is taken")
     spoiled = asyncio.create_task(ask(Ask([api.url], 20)))
     with control(stack) as server:
         await eventually(lambda: len(list(server.scan_iter(match=K.body("*")))) == 2, 30, "it waits")
@@ -66,7 +66,7 @@ async def test_a_request_that_cannot_be_read_is_a_dead_letter_at_once_and_the_wo
     told_s = seen[1].ended_s - seen[0].ended_s
     figures |= {"slot free to error s": told_s}
     assert [error["code"] for error in seen[1].errors] == ["engine_error"]
-    assert told_s < 1
+    assert told_s < within(1)
     assert (await ask(Ask([api.url], 3))).whole
     assert worker_metric(stack, "penstock_attempts_running") == 0
     async with httpx.AsyncClient(base_url=api.url, headers=ADMIN) as client:
@@ -80,7 +80,7 @@ async def test_a_request_that_cannot_be_read_is_a_dead_letter_at_once_and_the_wo
     assert again.json() == {**redriven.json(), "new": False}
     assert dropped.json() == {"dropped": 1}
     assert gone.status_code == 404
-    await check_history(stack.redis_url, seen[:1], 20)
+    await check_history(stack.redis_url, seen[:1], 80)
 
 
 @pytest.mark.drill(11)

@@ -13,19 +13,19 @@ import pytest
 from shared.wire import decode_card
 from tests.drills.acting import KEYS as K
 from tests.drills.acting import STEP, all_visible, control, proxy_of, through, warm
-from tests.drills.catalogue import size
+from tests.drills.catalogue import size, within
 from tests.drills.conftest import Figures
 from tests.support.history import check_history, leftovers
 from tests.support.load import Ask, ask, ask_many, start_many
 from tests.support.stack import Stack, eventually
 
-CHAT = {"messages": [{"role": "user", "content": "count"}], "max_tokens": 400, "stream": True}
+CHAT = {"messages": [{"role": "user", "content": "count"}], "max_tokens": 4_000, "stream": True}
 
 
 @pytest.mark.drill(30)
 async def test_a_burst_is_refused_at_the_door_and_what_got_in_is_served(stack: Stack, figures: Figures) -> None:
     """Ten times what runs at once and twice what may wait. Prediction of waits comes with issue 4."""
-    stack.worker("--max-active", "16", "--", "--itl-ms", "10")
+    stack.worker("--max-active", "16", "--", "--itl-ms", "50")
     api = stack.api("--queue-max", "64")
     count = size(160, 640)
     seen = await ask_many(count, Ask([api.url], 20))
@@ -38,7 +38,7 @@ async def test_a_burst_is_refused_at_the_door_and_what_got_in_is_served(stack: S
     assert verdict.whole + len(refused) == count
     began_s = time.monotonic()
     assert (await ask(Ask([api.url], 5))).whole
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < within(10)
 
 
 @pytest.mark.drill(33)
@@ -46,7 +46,7 @@ async def test_without_a_worker_a_request_is_told_at_its_deadline(stack: Stack, 
     worker = stack.worker("--max-active", "1", "--", "--itl-ms", "500")
     apis = [stack.api("--queue-timeout-s", "5") for _ in range(2)]
     hog = asyncio.create_task(ask(Ask([apis[0].url], 200)))
-    await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 10, "the slot is taken")
+    await eventually(lambda: worker.metric("penstock_attempts_running") == 1, 30, "the slot is taken")
     tasks = start_many(6, Ask([api.url for api in apis], 5))
     with control(stack) as server:
         await eventually(lambda: server.xlen(K.queue("standard")) == 6, 30, "they wait")
@@ -56,7 +56,7 @@ async def test_without_a_worker_a_request_is_told_at_its_deadline(stack: Stack, 
     figures |= {"shortest wait s": min(waited_s), "longest wait s": max(waited_s)}
     assert {error["code"] for one in seen for error in one.errors} == {"queue_timeout"}
     assert min(waited_s) > 4.9
-    assert max(waited_s) < 6.9
+    assert max(waited_s) < 5 + within(1.9)
     hog.cancel()
 
 
@@ -72,13 +72,13 @@ async def test_a_client_that_leaves_frees_its_request_wherever_it_is(stack: Stac
             await eventually(lambda: server.xlen(K.queue("standard")) == 1, 30, "one waits")
             left_s = time.monotonic()
             waiting.cancel()
-            await eventually(lambda: server.xlen(K.queue("standard")) == 0, 12, "the waiting one is gone")
+            await eventually(lambda: server.xlen(K.queue("standard")) == 0, 30, "the waiting one is gone")
             queued_s = time.monotonic() - left_s
             left_s = time.monotonic()
             running.cancel()
-            await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 12, "the running one is freed")
+            await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 30, "the running one is freed")
             running_s = time.monotonic() - left_s
-            await eventually(lambda: not leftovers(server, K), 12, f"rest; left is {leftovers(server, K)}")
+            await eventually(lambda: not leftovers(server, K), 30, f"rest; left is {leftovers(server, K)}")
     figures |= {"queued: gone after s": queued_s, "running: freed after s": running_s}
 
 
@@ -106,8 +106,8 @@ async def test_a_cancel_takes_a_queued_request_at_once_and_a_running_one_from_it
     await check_history(stack.redis_url, seen, 400)
     figures |= {"queued: cancelled after s": spans_s[0], "running: freed after s": spans_s[1]}
     assert {error["code"] for one in seen for error in one.errors} == {"cancelled"}
-    assert spans_s[0] < 0.3
-    assert spans_s[1] < 0.5
+    assert spans_s[0] < within(0.3)
+    assert spans_s[1] < within(0.5)
 
 
 @pytest.mark.drill(34)
@@ -136,6 +136,7 @@ async def test_a_hundred_cancels_beside_running_streams_are_all_quick(stack: Sta
     assert all(one.whole for one in await asyncio.gather(*others)), "nobody else is cancelled"
     spans_ms.sort()
     figures |= {"cancels": count, "p50 ms": spans_ms[count // 2], "p99 ms": spans_ms[int(count * 0.99) - 1]}
+    assert spans_ms[count // 2] < 450, "a beat comes each second: with it alone, half of them would take half a second"
 
 
 @pytest.mark.drill(34)
@@ -144,7 +145,7 @@ async def test_what_was_cancelled_while_its_worker_was_dead_does_not_come_back(s
     api = stack.api("--disconnect-grace-s", "0.5")
     async with httpx.AsyncClient(base_url=api.url, timeout=60) as client:
         tasks = [asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(8)]
-        await eventually(lambda: victim.metric("penstock_attempts_running") == 8, 10, "they run")
+        await eventually(lambda: victim.metric("penstock_attempts_running") == 8, 30, "they run")
         victim.kill()
         killed_s = time.monotonic()
         for task in tasks:

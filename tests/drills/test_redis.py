@@ -11,7 +11,7 @@ import redis
 from shared.limits import LEASE_MS
 from tests.drills.acting import KEYS as K
 from tests.drills.acting import all_visible, api_metric, control, proxy_of, through, worker_metric
-from tests.drills.catalogue import size
+from tests.drills.catalogue import size, within
 from tests.drills.conftest import Figures
 from tests.support.faultproxy import FaultProxy
 from tests.support.history import check_clients, check_history, leftovers
@@ -42,7 +42,7 @@ async def test_a_redis_that_comes_back_with_its_log_loses_nothing(figures: Figur
         figures |= {"running": count, "queued": queued, "restart s": up_s, "longest pause s": pause_s}
         assert queued > count // 2
         assert verdict.whole == 2 * count
-        assert pause_s < up_s + 3
+        assert pause_s < up_s + within(3)
 
 
 @pytest.mark.drill(20)
@@ -55,12 +55,12 @@ async def test_a_redis_that_comes_back_empty_hangs_nobody(stack: Stack, figures:
     stack.redis.kill()
     await asyncio.to_thread(stack.start_redis)
     seen = await asyncio.gather(*tasks)
-    verdict = await check_history(stack.redis_url, seen, 50, kept=False, within_s=20)
+    verdict = await check_history(stack.redis_url, seen, 50, kept=False)
     given_back = worker_metric(stack, "penstock_restores_total")
     figures |= {"whole": verdict.whole, "given back": given_back, "longest pause s": verdict.longest_pause_s}
     assert verdict.whole == 40
     assert given_back >= 20, "nothing was lost"
-    assert verdict.longest_pause_s < 5
+    assert verdict.longest_pause_s < within(5)
     assert (await ask(Ask([api.url], 5))).whole
 
 
@@ -73,14 +73,14 @@ async def test_flushall_under_load_hangs_nobody(stack: Stack, figures: Figures) 
     with control(stack) as server:
         server.flushall()
         seen = await asyncio.gather(*tasks)
-        verdict = await check_history(stack.redis_url, seen, 50, kept=False, within_s=20)
+        verdict = await check_history(stack.redis_url, seen, 50, kept=False)
         later = await ask_many(8, Ask([api.url], 5))
         groups = server.xinfo_groups(K.queue("standard"))
     given_back = worker_metric(stack, "penstock_restores_total")
     figures |= {"whole": verdict.whole, "given back": given_back, "longest pause s": verdict.longest_pause_s}
     assert verdict.whole == 40
     assert given_back >= 20, "nothing was lost"
-    assert verdict.longest_pause_s < 2
+    assert verdict.longest_pause_s < within(2)
     assert all(one.whole for one in later)
     assert len(groups) == 1
     assert worker.log.read_text().count("NOGROUP") < 20
@@ -116,7 +116,7 @@ async def test_a_failover_by_sentinel_redelivers_nothing_of_living_workers(stack
     figures |= {"given back": worker_metric(stack, "penstock_restores_total")}
     assert verdict.whole == 60
     assert verdict.longest_pause_s > DOWN_AFTER_MS / 1000, "nobody noticed the fault"
-    assert verdict.longest_pause_s < 6
+    assert verdict.longest_pause_s < within(6)
     assert worker_metric(stack, "penstock_worker_renewals_total") == 0
     with redis.Redis.from_url(promoted) as server:
         assert {server.hget(K.record(one.rid), "kills") for one in seen} == {b"0"}
@@ -168,7 +168,7 @@ async def test_script_flush_under_load_is_not_noticed(stack: Stack, figures: Fig
     figures |= {"flushes": flushes, "longest pause s": verdict.longest_pause_s}
     assert flushes > 5
     assert verdict.whole == 40
-    assert verdict.longest_pause_s < 1
+    assert verdict.longest_pause_s < within(1)
 
 
 @pytest.mark.drill(38)

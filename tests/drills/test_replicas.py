@@ -11,7 +11,7 @@ import pytest
 
 from tests.drills.acting import ADMIT, all_visible, api_metric, asleep, control, proxy_of, through, warm
 from tests.drills.acting import KEYS as K
-from tests.drills.catalogue import size
+from tests.drills.catalogue import size, within
 from tests.drills.conftest import Figures
 from tests.support.history import check_history, leftovers
 from tests.support.load import Ask, ask, ask_many, start_many
@@ -48,7 +48,7 @@ async def test_what_nobody_comes_back_for_is_cancelled(stack: Stack, figures: Fi
     await eventually(lambda: worker.metric("penstock_attempts_running") == 0, 35, "the generations are cancelled")
     figures |= {"killed to freed s": time.monotonic() - killed_s}
     with control(stack) as server:
-        await eventually(lambda: not leftovers(server, K), 5, f"rest; left is {leftovers(server, K)}")
+        await eventually(lambda: not leftovers(server, K), 30, f"rest; left is {leftovers(server, K)}")
     assert time.monotonic() - killed_s < 37
 
 
@@ -76,7 +76,7 @@ async def test_a_replica_that_stands_still_catches_up_and_hurts_nobody_else(stac
 
 @pytest.mark.drill(16)
 async def test_streams_survive_a_subscriber_that_is_killed_every_500_ms(stack: Stack, figures: Figures) -> None:
-    lasts_s = size(8, 60)
+    lasts_s = size(12, 60)
     stack.worker("--", "--itl-ms", "100", "--slots", "256")
     api = stack.api()
     tokens = lasts_s * 10
@@ -90,10 +90,10 @@ async def test_streams_survive_a_subscriber_that_is_killed_every_500_ms(stack: S
     verdict = await check_history(stack.redis_url, seen, tokens)
     repairs = api_metric(stack, "penstock_gap_repairs_total", cause="reconnect")
     figures |= {"kills": kills, "repairs": int(repairs), "longest pause s": verdict.longest_pause_s}
-    assert kills >= lasts_s
+    assert kills >= size(4, lasts_s)
     assert repairs > kills
     assert verdict.whole == len(seen)
-    assert verdict.longest_pause_s < 1.5
+    assert verdict.longest_pause_s < within(1.5)
 
 
 @pytest.mark.drill(17)
@@ -165,9 +165,9 @@ async def test_a_half_open_connection_under_a_blocking_read_is_found(stack: Stac
         seen = await ask(Ask([api.url], 20))
         figures |= {"half-open": dead, "found after s": found_s, "next request s": seen.ended_s - began_s}
         assert proxy.swallowed_bytes > 0
-        await check_history(stack.redis_url, [seen], 20, within_s=20)
+        await check_history(stack.redis_url, [seen], 20)
     assert dead >= 3
-    assert found_s < BLOCK_MS / 1000 + 1.5 + 0.5
+    assert found_s < BLOCK_MS / 1000 + within(2)
     assert seen.whole
     assert worker.popen.poll() is None
 

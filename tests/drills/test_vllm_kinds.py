@@ -17,6 +17,7 @@ import signal
 import string
 from collections.abc import Iterator
 from itertools import cycle, islice
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,7 +27,6 @@ from shared.keys import Keys
 from tests.drills.acting import control
 from tests.drills.conftest import Figures
 from tests.drills.streams import Counts, Streams
-from tests.support import scripted_models
 from tests.support.client import Seen
 from tests.support.history import check_history
 from tests.support.load import Ask
@@ -164,12 +164,10 @@ def expected_of(kind: str, one: Seen, unbroken: Seen) -> str:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    model = tmp_path_factory.mktemp("model") / "scripted"
-    scripted_models.make_elsewhere(model)
+def stack(scripted_model: Path) -> Iterator[Stack]:
     with running_stack() as started:
         for _ in range(2):
-            started.worker("--model", str(model), "--", *FLAGS, engine="vllm", ready_s=0, env=ENV)
+            started.worker("--model", str(scripted_model), "--", *FLAGS, engine="vllm", ready_s=0, env=ENV)
         for worker in started.workers:
             poll_until_ready(worker, f"http://127.0.0.1:{worker.ops_port}/readyz", START_S)
         started.api("--heartbeat-s", "600")  # a comment would count as the end of a pause

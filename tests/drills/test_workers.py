@@ -21,7 +21,7 @@ from tests.drills.acting import (
     worker_metric,
 )
 from tests.drills.acting import KEYS as K
-from tests.drills.catalogue import ALL, assert_continued, size
+from tests.drills.catalogue import ALL, assert_continued, size, within
 from tests.drills.conftest import Figures
 from tests.support.history import check_history
 from tests.support.load import Ask, ask, ask_many, start_many
@@ -32,6 +32,8 @@ from worker.lease import STALLED_STATUS
 LEASE_S = LEASE_MS / 1000
 REDELIVERED_S = 7.0
 """Lease, two misses, a tick."""
+SUPERVISED_S = 4.0
+"""No lease has lapsed by then."""
 
 
 @pytest.mark.drill(1)
@@ -52,7 +54,7 @@ async def test_a_killed_workers_streams_go_on(stack: Stack, figures: Figures, su
     figures |= {"errors": sum(verdict.errors.values()), "with": "supervisor" if supervisor else "reapers alone"}
     assert watch.buried == int(supervisor)
     assert not verdict.errors
-    assert verdict.longest_pause_s < (1.5 if supervisor else 8.0)
+    assert verdict.longest_pause_s < (within(1.5, SUPERVISED_S) if supervisor else within(8.0))
 
 
 @pytest.mark.drill(1)
@@ -63,7 +65,7 @@ async def test_a_supervised_workers_waiting_requests_are_redelivered_within_half
     api = stack.api()
     async with supervised(stack) as watch:
         tasks = start_many(16, Ask([api.url], 5))
-        await eventually(lambda: victim.metric("penstock_attempts_running") == 16, 10, "the victim has all")
+        await eventually(lambda: victim.metric("penstock_attempts_running") == 16, 30, "the victim has all")
         await asyncio.to_thread(stack.worker, "--", "--ttft-ms", "10")
         victim.kill()
         killed_s = time.monotonic()
@@ -73,7 +75,7 @@ async def test_a_supervised_workers_waiting_requests_are_redelivered_within_half
     figures |= {"requests": verdict.requests, "killed to first token s": slowest_s}
     assert watch.buried == 1
     assert verdict.whole == 16
-    assert slowest_s < 0.5
+    assert slowest_s < within(0.5, SUPERVISED_S)
 
 
 @pytest.mark.drill(2)
@@ -85,10 +87,10 @@ async def test_an_entry_that_died_between_delivery_and_claim_is_swept_up(stack: 
     await check_history(stack.redis_url, [seen], 20)
     figures |= {"killed to first token s": seen.first_s - killed_s, "claims held": lost.fault.hits}
     assert seen.whole
-    assert seen.first_s - killed_s < 15
+    assert seen.first_s - killed_s < within(15)
     with control(stack) as server:
         assert server.hmget(K.record(seen.rid), "claims", "kills") == [b"1", b"0"]
-        await eventually(lambda: len(server.xinfo_consumers(K.queue("standard"), "g")) == 1, 15, "its consumer is gone")
+        await eventually(lambda: len(server.xinfo_consumers(K.queue("standard"), "g")) == 1, 30, "its consumer is gone")
 
 
 @pytest.mark.drill(3)
@@ -102,7 +104,7 @@ async def test_a_claim_whose_worker_died_before_the_engine_had_it_runs_elsewhere
     await check_history(stack.redis_url, [seen], 20)
     figures |= {"killed to first token s": seen.first_s - killed_s, "replies held": lost.fault.hits}
     assert seen.whole
-    assert seen.first_s - killed_s < 8.5
+    assert seen.first_s - killed_s < within(8.5)
     with control(stack) as server:
         assert server.hmget(K.record(seen.rid), "claims", "kills") == [b"2", b"1"]
 
@@ -143,7 +145,7 @@ async def test_a_zombie_is_refused_lets_go_and_serves_again(stack: Stack, figure
     async with asleep(zombie, size(10, 20)):
         pass
     woke_s = time.monotonic()
-    await eventually(lambda: zombie.metric("penstock_worker_renewals_total") == 1, 3, "it is told")
+    await eventually(lambda: zombie.metric("penstock_worker_renewals_total") == 1, 30, "it is told")
     told_s = time.monotonic() - woke_s
     seen = await asyncio.gather(*tasks)
     await eventually(lambda: worker_metric(stack, "penstock_attempts_running") == 0, 30, "nothing runs")
@@ -151,7 +153,7 @@ async def test_a_zombie_is_refused_lets_go_and_serves_again(stack: Stack, figure
     verdict = await check_history(stack.redis_url, seen, size(120, 250))
     figures |= {"woke to told s": told_s, "fenced": int(worker_metric(stack, "penstock_fenced_appends_total"))}
     figures |= {"errors": dict(verdict.errors)}
-    assert told_s < 2
+    assert told_s < within(2)
     assert all(one.whole for one in later)
     assert_continued(verdict)
 
@@ -187,16 +189,16 @@ async def test_a_worker_whose_engine_hangs_gives_itself_up(stack: Stack, figures
     hanging = asyncio.create_task(ask(Ask([api.url], 5, content="fault:hang", patience_s=120)))
     hung_s = time.monotonic()
     await asyncio.to_thread(stack.worker, "--", "--itl-ms", "100")
-    await eventually(lambda: victim.popen.poll() is not None, stall_s + 10, "the worker gives itself up")
+    await eventually(lambda: victim.popen.poll() is not None, stall_s + 30, "the worker gives itself up")
     gave_up_s = time.monotonic() - hung_s
     seen = await asyncio.gather(*tasks)
     await hanging
     verdict = await check_history(stack.redis_url, seen, 120)
     figures |= {"stall s": stall_s, "hung to exit s": gave_up_s, "longest pause s": verdict.longest_pause_s}
     assert victim.popen.returncode == STALLED_STATUS
-    assert stall_s - 1 < gave_up_s < stall_s + 4
+    assert stall_s - 1 < gave_up_s < stall_s + within(4)
     assert "its stacks" in victim.log.read_text().lower()
-    assert verdict.longest_pause_s < stall_s + 8
+    assert verdict.longest_pause_s < stall_s + within(8)
     assert_continued(verdict)
 
 
@@ -205,7 +207,7 @@ async def test_a_worker_whose_event_loop_stands_still_gives_itself_up(stack: Sta
     victim = stack.worker("--stall-s", "3", "--", "--faults")
     api = stack.api()
     task = asyncio.create_task(ask(Ask([api.url], 5, content="fault:block")))
-    await eventually(lambda: victim.popen.poll() is not None, 20, "the worker gives itself up")
+    await eventually(lambda: victim.popen.poll() is not None, 30, "the worker gives itself up")
     assert victim.popen.returncode == STALLED_STATUS
     await asyncio.to_thread(stack.worker)  # it takes no harm
     seen = await task

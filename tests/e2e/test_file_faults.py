@@ -96,7 +96,7 @@ async def test_a_replica_that_is_killed_during_an_upload_leaves_no_file(stack: S
     for name, value in {**FORM, "Content-Length": str(90 * MB)}.items():
         connection.putheader(name, value)
     connection.endheaders(HEAD + bytes(12 * MB))
-    await eventually(lambda: any("#" in name for name in stored(folder)), 20, "the first part")
+    await eventually(lambda: any("#" in name for name in stored(folder)), 30, "the first part")
     doomed.kill()
     connection.close()
     assert listed(other) == []
@@ -110,7 +110,7 @@ async def test_a_slow_client_holds_up_nobody(stack: Stack) -> None:
     for name, value in {**FORM, "Content-Length": str(MB)}.items():
         slow.putheader(name, value)
     slow.endheaders(HEAD)
-    await eventually(lambda: api.metric("penstock_file_transfers_open", direction="in") == 1, 20, "the slow upload")
+    await eventually(lambda: api.metric("penstock_file_transfers_open", direction="in") == 1, 30, "the slow upload")
     assert upload(api).status_code == 200
     slow.close()
 
@@ -185,7 +185,7 @@ async def test_a_client_that_leaves_a_download_ends_it(stack: Stack) -> None:
         chunks = download.iter_raw()
         next(chunks)
         assert api.metric("penstock_file_transfers_open", direction="out") == 1
-    await eventually(lambda: api.metric("penstock_file_transfers_open", direction="out") == 0, 20, "the end of it")
+    await eventually(lambda: api.metric("penstock_file_transfers_open", direction="out") == 0, 30, "the end of it")
     assert api.metric("penstock_file_bytes_total", direction="out") < 64 * MB
 
 

@@ -10,7 +10,7 @@ import itertools
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,23 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.support.buckets import running_s3
+from tests.support.buckets import S3, running_s3
 from tests.support.stack import Api, Stack, eventually, running_stack
 
 MB = 1_000_000
+Stored = Callable[[], list[str]]
 
 
 @pytest.fixture(scope="module", params=["folder", "s3"])
-def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    with contextlib.ExitStack() as held:
-        started = held.enter_context(running_stack())
+def bucket(request: pytest.FixtureRequest) -> Iterator[S3 | None]:
+    """Where the files are, unless they are in a folder."""
+    with running_s3() if request.param == "s3" else contextlib.nullcontext() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def stack(bucket: S3 | None) -> Iterator[Stack]:
+    with running_stack() as started:
         env = {
             "GATEWAY_API_KEYS": "alpha,beta",
             "PENSTOCK_UPLOAD_IDLE_S": "1",
@@ -36,8 +43,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         }
         env |= {"PENSTOCK_STORAGE_URL": str(started.folder / "files"), "PENSTOCK_MAX_FILE_BYTES": "30000000"}
         env["PENSTOCK_TENANT_FILE_BYTES"] = "60000000"
-        if request.param == "s3":
-            bucket = held.enter_context(running_s3())
+        if bucket is not None:
             env |= {**bucket.env, "PENSTOCK_STORAGE_URL": bucket.url}
         for _ in range(2):
             started.api(ready=False, env=env)
@@ -45,8 +51,15 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def folder(stack: Stack) -> Path:
-    return stack.folder / "files"
+def stored(stack: Stack, bucket: S3 | None) -> Stored:
+    """Asks the storage itself: the names of what lies there, unfinished uploads included."""
+
+    def names() -> list[str]:
+        if bucket is not None:
+            return [key.rpartition("/")[2] for key in bucket.objects()] + ["unfinished"] * bucket.uploads()
+        return [path.name for path in (stack.folder / "files").rglob("*") if path.is_file()]
+
+    return names
 
 
 def sdk(api: Api, key: str = "alpha") -> OpenAI:
@@ -328,7 +341,9 @@ async def test_validators_of_a_download(raw: httpx.AsyncClient, client: OpenAI) 
 @pytest.mark.parametrize(
     "name", ["../../../etc/passwd", 'a"; filename="b', "naïve 名.jsonl", "..", "<script>.html", "a%0d%0ax: y"]
 )
-async def test_a_name_is_data_and_nothing_else(raw: httpx.AsyncClient, client: OpenAI, stack: Stack, name: str) -> None:
+async def test_a_name_is_data_and_nothing_else(
+    raw: httpx.AsyncClient, client: OpenAI, stored: Stored, name: str
+) -> None:
     file = client.files.create(file=(name, b"x"), purpose="batch")
     shown = (await raw.get(f"/v1/files/{file.id}")).json()["filename"]
     assert shown == file.filename
@@ -337,8 +352,9 @@ async def test_a_name_is_data_and_nothing_else(raw: httpx.AsyncClient, client: O
     assert re.fullmatch(r"attachment; filename=\"[A-Za-z0-9._ ()-]+\"; filename\*=UTF-8''[A-Za-z0-9._~%-]+", told)
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    stored = [path for path in (stack.folder / "files").rglob("*") if path.is_file()]
-    assert all(re.fullmatch(r"file-[0-9a-z]{24}(\.json)?", path.name) for path in stored)
+    names = stored()
+    assert names
+    assert all(re.fullmatch(r"file-[0-9a-z]{24}(\.json)?", one) for one in names), names
 
 
 @pytest.mark.parametrize(
@@ -397,7 +413,7 @@ async def test_an_upload_of_which_nothing_comes_is_given_up(stack: Stack) -> Non
         assert b"upload_timeout" in answer.read()
 
 
-async def test_a_client_that_hangs_up_leaves_nothing(stack: Stack, raw: httpx.AsyncClient, folder: Path) -> None:
+async def test_a_client_that_hangs_up_leaves_nothing(stack: Stack, raw: httpx.AsyncClient, stored: Stored) -> None:
     api = stack.apis[0]
     before = api.metric("penstock_file_uploads_total", outcome="broken_off")
     head = b"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alpha\r\nContent-Length: 90000000\r\n"
@@ -405,10 +421,10 @@ async def test_a_client_that_hangs_up_leaves_nothing(stack: Stack, raw: httpx.As
     with socket.create_connection(("127.0.0.1", api.port), 20) as connection:
         connection.sendall(head.replace(b"90000000", b"19000000") + form(FILE, PURPOSE)[:80] + bytes(12 * MB))
     await eventually(
-        lambda: api.metric("penstock_file_uploads_total", outcome="broken_off") == before + 1, 20, "the broken upload"
+        lambda: api.metric("penstock_file_uploads_total", outcome="broken_off") == before + 1, 30, "the broken upload"
     )
     assert (await raw.get("/v1/files")).json()["data"] == []
-    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    await eventually(lambda: stored() == [], 30, "nothing of it is stored")
     assert api.metric("penstock_file_transfers_open") == 0
 
 

@@ -123,7 +123,7 @@ async def test_what_reaches_an_engine_is_never_a_5xx_and_the_worker_goes_on(stac
                 assert answer.status_code == 200 or code_of(answer.content), (path, asked, answer.text)
                 refused += answer.status_code != 200
     assert refused > 400
-    await eventually(lambda: not worker.metric("penstock_attempts_running"), 10, "nothing runs")
+    await eventually(lambda: not worker.metric("penstock_attempts_running"), 30, "nothing runs")
     assert worker.rss_bytes - rss_bytes < MOST_GROWN_BYTES
     assert "Traceback" not in worker.log.read_text() + api.log.read_text()
     await check_unharmed(api)

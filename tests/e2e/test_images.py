@@ -44,12 +44,6 @@ async def server() -> AsyncIterator[ImageServer]:
         yield running
 
 
-@pytest.fixture
-async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=30) as client:
-        yield client
-
-
 def chat(url: str = URL, **more: Any) -> dict[str, Any]:
     parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
     return {"messages": [{"role": "user", "content": parts}], "max_tokens": 5, **more}

@@ -47,7 +47,7 @@ async def test_the_time_of_a_request_is_that_of_its_whole_stream(api: Api, http:
     before = api.metric(f"{name}_count", route=ROUTE), api.metric(f"{name}_sum", route=ROUTE)
     answer = await http.post(ROUTE, json={**CHAT, "stream": True})
     assert answer.status_code == 200
-    await eventually(lambda: api.metric(f"{name}_count", route=ROUTE) == before[0] + 1, 5, "it was counted")
+    await eventually(lambda: api.metric(f"{name}_count", route=ROUTE) == before[0] + 1, 30, "it was counted")
     assert api.metric(f"{name}_sum", route=ROUTE) - before[1] > 19 * 0.01
     await http.get("/nowhere")
     assert api.metric(f"{name}_count", route="unmatched") >= 1
@@ -73,10 +73,10 @@ async def test_keys_that_are_missing_or_wrong_are_counted_by_kind(api: Api) -> N
 
 
 async def test_what_became_of_requests_with_a_key_is_counted(api: Api, http: httpx.AsyncClient) -> None:
-    keyed = key()
-    first, second = await asyncio.gather(*(http.post(ROUTE, json=CHAT, headers=keyed) for _ in range(2)))
+    keyed, body = key(), {**CHAT, "max_tokens": 400}
+    first, second = await asyncio.gather(*(http.post(ROUTE, json=body, headers=keyed) for _ in range(2)))
     assert first.content == second.content
-    await http.post(ROUTE, json=CHAT, headers=keyed)
+    await http.post(ROUTE, json=body, headers=keyed)
     assert (await http.post(ROUTE, json={**CHAT, "max_tokens": 3}, headers=keyed)).status_code == 422
     outcomes = ("created", "attached", "replayed", "idempotency_key_mismatch")
     assert [api.metric("penstock_idempotency_total", outcome=each) for each in outcomes] == [1, 1, 1, 1]
@@ -114,13 +114,13 @@ async def test_clients_that_hang_up_are_counted_by_what_they_had(api: Api, http:
         async for _ in answer.aiter_lines():
             break
     await eventually(
-        lambda: api.metric("penstock_client_disconnects_total", phase="reading") == 1, 10, "the hang-up was counted"
+        lambda: api.metric("penstock_client_disconnects_total", phase="reading") == 1, 30, "the hang-up was counted"
     )
 
 
 async def test_the_tenants_and_the_server_are_told(api: Api, http: httpx.AsyncClient) -> None:
     await http.post(ROUTE, json=CHAT)
-    await eventually(lambda: api.metric("penstock_tenant_recent_tokens", kind="completion") >= 20, 5, "usage was read")
+    await eventually(lambda: api.metric("penstock_tenant_recent_tokens", kind="completion") >= 20, 30, "usage was read")
     assert api.metric("penstock_redis_memory_used_bytes") > 0
     assert api.metric("penstock_redis_ping_seconds") > 0
     assert b'tenant="key-' in get(f"{api.url}/metrics")[1]

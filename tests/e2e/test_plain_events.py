@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -27,12 +27,6 @@ def stack() -> Iterator[Stack]:
         started.worker("--max-active", "1", "--", "--ttft-ms", "5", "--itl-ms", "20")
         started.api("--header-hold-s", "0.2", "--heartbeat-s", "0.25")
         yield started
-
-
-@pytest.fixture
-async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=30) as client:
-        yield client
 
 
 def said(stream: str) -> str:

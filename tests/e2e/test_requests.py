@@ -15,6 +15,7 @@ import redis
 
 from api.cursors import cursor_of
 from shared.ids import new_request_id
+from shared.keys import Keys
 from tests.support.client import Seen, read_line, stream_chat
 from tests.support.stack import Stack, eventually, running_stack
 
@@ -43,8 +44,9 @@ def events_url(stack: Stack, rid: str, replica: int = 1) -> str:
     return f"{stack.apis[replica].url}/v1/requests/{rid}/events"
 
 
-async def a_stream(stack: Stack, http: httpx.AsyncClient) -> httpx.Response:
-    return await http.post(f"{stack.apis[0].url}/v1/chat/completions", json={**STREAM, "model": "sim"})
+async def a_stream(stack: Stack, http: httpx.AsyncClient, tokens: int = 60) -> httpx.Response:
+    body = {**STREAM, "model": "sim", "max_tokens": tokens}
+    return await http.post(f"{stack.apis[0].url}/v1/chat/completions", json=body)
 
 
 async def events_after(client: httpx.AsyncClient, url: str, cursor: str) -> str:
@@ -75,9 +77,8 @@ async def test_several_readers_on_both_replicas_join_a_running_stream_where_they
     stack: Stack, http: httpx.AsyncClient
 ) -> None:
     seen, readers = Seen(), []
-    async with http.stream(
-        "POST", f"{stack.apis[0].url}/v1/chat/completions", json={**STREAM, "model": "sim"}
-    ) as answer:
+    body = {**STREAM, "model": "sim", "max_tokens": 200}
+    async with http.stream("POST", f"{stack.apis[0].url}/v1/chat/completions", json=body) as answer:
         rid = answer.headers["x-penstock-request"]
         lines = []
         async for line in answer.aiter_lines():
@@ -98,10 +99,10 @@ async def test_several_readers_on_both_replicas_join_a_running_stream_where_they
 
 async def test_cursors_inside_a_frame_of_several_events_are_cursors(stack: Stack, http: httpx.AsyncClient) -> None:
     """A worker that cannot flush while Redis stands still puts what has come meanwhile into one frame."""
-    running = asyncio.create_task(a_stream(stack, http))
+    running = asyncio.create_task(a_stream(stack, http, 300))
     flushed = stack.workers[0].metric("penstock_flushed_frames_total")
     await eventually(
-        lambda: stack.workers[0].metric("penstock_flushed_frames_total") > flushed + 5, 5, "text is on its way"
+        lambda: stack.workers[0].metric("penstock_flushed_frames_total") > flushed + 5, 30, "text is on its way"
     )
     os.kill(stack.redis.pid, signal.SIGSTOP)
     await asyncio.sleep(0.4)
@@ -109,7 +110,7 @@ async def test_cursors_inside_a_frame_of_several_events_are_cursors(stack: Stack
     answer = await running
     rid, whole = answer.headers["x-penstock-request"], answer.text
     with redis.Redis.from_url(stack.redis_url) as server:
-        log = server.get(f"ps:{{sim.0}}:o:{rid}")
+        log = server.get(Keys("sim").log(rid))
     assert isinstance(log, bytes)
     inside = [cursor for cursor in cursors(whole) if log[cursor_of(cursor).offset :].startswith(b"data: ")]
     assert len(inside) >= 5, "no frame had several events"
@@ -150,7 +151,7 @@ async def test_unknown_and_foreign_requests_are_not_found_and_trimmed_results_ar
         ]
         assert [(a.status_code, a.json()["error"]["code"]) for a in answers] == [(404, "not_found")] * 4
     with redis.Redis.from_url(stack.redis_url) as server:
-        assert server.delete(f"ps:{{sim.0}}:o:{rid}") == 1
+        assert server.delete(Keys("sim").log(rid)) == 1
     gone = await http.get(f"{base}/{rid}/events")
     assert (gone.status_code, gone.json()["error"]["code"]) == (410, "result_expired")
 
@@ -180,10 +181,10 @@ async def running_on(stack: Stack, pool: str, count: int) -> list[str]:
     with redis.Redis.from_url(stack.redis_url) as server:
 
         def rids() -> list[str]:
-            names = server.scan_iter(f"ps:{{{pool}.0}}:run:*")
+            names = server.scan_iter(Keys(pool).run("*"))
             return [rid.decode() for name in names for rid in server.hkeys(name)]
 
-        await eventually(lambda: len(rids()) == count, 10, f"{count} requests run in {pool}")
+        await eventually(lambda: len(rids()) == count, 30, f"{count} requests run in {pool}")
         return rids()
 
 
@@ -204,7 +205,7 @@ async def test_a_cancelled_request_is_freed_long_before_the_next_beat_while_its_
     for answer in await asyncio.gather(*waiting):
         assert (answer.status_code, answer.json()["error"]["code"]) == (499, "cancelled")
     # a beat comes each second: with it alone, half of them would take longer than 0.5 s
-    assert sorted(took_s)[len(took_s) // 2] < 0.3, sorted(took_s)
+    assert sorted(took_s)[len(took_s) // 2] < 0.45, sorted(took_s)
 
 
 async def test_a_queued_request_is_cancelled_at_once_and_cancelling_again_changes_nothing(
@@ -215,8 +216,9 @@ async def test_a_queued_request_is_cancelled_at_once_and_cancelling_again_change
     await running_on(stack, "slow", 32)
     queued = asyncio.create_task(http.post(url, json={**CHAT, "model": "slow"}))
     with redis.Redis.from_url(stack.redis_url) as server:
-        await eventually(lambda: server.xlen("ps:{slow.0}:q:standard") == 1, 30, "it is queued")
-        ((_, fields),) = server.xrange("ps:{slow.0}:q:standard")
+        queue = Keys("slow").queue("standard")
+        await eventually(lambda: server.xlen(queue) == 1, 30, "it is queued")
+        ((_, fields),) = server.xrange(queue)
     rid = fields[b"rid"].decode()
     for _ in range(2):
         known = (await http.post(f"{stack.apis[1].url}/v1/requests/{rid}/cancel")).json()

@@ -14,6 +14,7 @@ import pytest
 import redis
 from openai import AsyncOpenAI
 
+from shared.keys import Keys
 from tests.support.stack import Stack, eventually, running_stack
 from worker.engines.sim_answers import answer_text
 
@@ -228,19 +229,19 @@ async def test_the_answer_is_there_although_the_replica_that_said_202_was_killed
 async def test_a_key_leads_to_the_same_request_and_keeps_its_answer(
     stack: Stack, here: httpx.AsyncClient, there: httpx.AsyncClient
 ) -> None:
-    keyed = {**LATER, "Idempotency-Key": "later-1"}
-    made = await here.post("/v1/chat/completions", json=CHAT, headers=keyed)
-    again = await there.post("/v1/chat/completions", json=CHAT, headers=keyed)
+    keyed, asked = {**LATER, "Idempotency-Key": "later-1"}, {**CHAT, "max_tokens": 400}
+    made = await here.post("/v1/chat/completions", json=asked, headers=keyed)
+    again = await there.post("/v1/chat/completions", json=asked, headers=keyed)
     assert (made.headers["idempotency-status"], again.headers["idempotency-status"]) == ("created", "attached")
     assert (again.status_code, again.headers["location"]) == (202, made.headers["location"])
     await polled(here, made.headers["location"])
-    ended = await there.post("/v1/chat/completions", json=CHAT, headers=keyed)
+    ended = await there.post("/v1/chat/completions", json=asked, headers=keyed)
     assert (ended.status_code, ended.headers["idempotency-status"]) == (202, "replayed")
     assert "retry-after" not in ended.headers
-    at_once = await there.post("/v1/chat/completions", json=CHAT, headers={"Idempotency-Key": "later-1"})
+    at_once = await there.post("/v1/chat/completions", json=asked, headers={"Idempotency-Key": "later-1"})
     assert (at_once.status_code, at_once.json()["id"]) == (200, f"chatcmpl-{made.json()['id']}")
     with redis.Redis.from_url(stack.redis_url) as server:
-        left_s: Any = server.ttl(f"ps:{{sim.0}}:o:{made.json()['id']}")
+        left_s: Any = server.ttl(Keys("sim").log(made.json()["id"]))
     assert 86_000 < left_s <= 86_400
 
 
@@ -257,12 +258,13 @@ async def test_the_preference_is_not_applied_where_the_request_ends_with_its_cli
     answer = await here.post("/v1/chat/completions", json=CHAT, headers={**LATER, "X-On-Disconnect": "cancel"})
     assert (answer.status_code, "preference-applied" in answer.headers) == (200, False)
     keyed = {"Idempotency-Key": "ends-with-me", "X-On-Disconnect": "cancel"}
-    asked = {**CHAT, "max_tokens": 60}
+    asked = {**CHAT, "max_tokens": 400}
     first = asyncio.create_task(here.post("/v1/chat/completions", json=asked, headers=keyed))
     running = {"state": ["queued", "running"]}
-    end_s = time.monotonic() + 10
+    end_s = time.monotonic() + 30
     while not (await there.get("/v1/requests", params=running)).json()["data"]:
         assert time.monotonic() < end_s
+        await asyncio.sleep(0.05)
     joined = await there.post("/v1/chat/completions", json=asked, headers={**LATER, "Idempotency-Key": "ends-with-me"})
     assert (joined.status_code, joined.headers["idempotency-status"]) == (200, "attached")
     assert joined.json() == (await first).json()
@@ -313,7 +315,7 @@ async def test_an_answer_that_is_not_kept_any_more_is_null_and_foreign_ones_are_
     async with client_of(stack, 1, "beta") as other:
         assert (await other.get(location)).status_code == 404
     with redis.Redis.from_url(stack.redis_url) as server:
-        assert server.delete(f"ps:{{sim.0}}:o:{made.json()['id']}") == 1
+        assert server.delete(Keys("sim").log(made.json()["id"])) == 1
     gone = (await here.get(location)).json()
     assert (gone["state"], gone["response"]) == ("succeeded", None)
 
@@ -358,7 +360,7 @@ async def test_a_tenant_sees_its_own_requests_in_the_order_in_which_they_move(
             for lane in ("interactive", "interactive", "standard", "batch", "batch")
         ]
         worker = stack.workers[1]
-        await eventually(lambda: worker.metric("penstock_attempts_running") == 2, 10, "two of them run")
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 2, 30, "two of them run")
         deleted = (await client.post("/v1/chat/completions", json=CHAT, headers=LATER)).json()["id"]
         await polled(client, f"/v1/requests/{deleted}")
         await client.delete(f"/v1/requests/{deleted}")

@@ -96,8 +96,10 @@ async def test_the_sdks_own_stream_helper_accumulates_the_answer(here: AsyncOpen
 
 
 async def test_prompts_are_counted_as_the_engine_counts_them(here: AsyncOpenAI, stack: Stack) -> None:
-    await here.responses.create(**SIM)  # by then the tokenizer is there
-    before = stack.apis[0].metric("penstock_prompt_tokens_counted_total", how="tokenizer")
+    end_s = time.monotonic() + 30
+    while not (before := stack.apis[0].metric("penstock_prompt_tokens_counted_total", how="tokenizer")):
+        assert time.monotonic() < end_s, "the replica has the tokenizer"
+        await here.responses.create(**SIM)
     made = await here.responses.create(
         model="sim",
         instructions="be very brief",

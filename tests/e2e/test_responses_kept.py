@@ -106,7 +106,7 @@ async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: Asy
     """The heir draws other ids and counts anew: its client sees neither."""
     command = ("--model", "mortal", "--max-active", "8", "--", "--ttft-ms", "20", "--itl-ms", "10")
     victim = stack.worker(*command)
-    asked: dict[str, Any] = {**SIM, "model": "mortal", "max_output_tokens": 60}
+    asked: dict[str, Any] = {**SIM, "model": "mortal", "max_output_tokens": 400}
     tool = {"tools": [{"type": "function", "name": "look"}], "tool_choice": "required"}
 
     async def read(**more: Any) -> list[ResponseStreamEvent]:
@@ -118,13 +118,13 @@ async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: Asy
         asyncio.create_task(read(**tool)),
     ]
     whole = asyncio.create_task(here.responses.create(**asked))
-    await eventually(lambda: victim.metric("penstock_flushed_frames_total") > 60, 10, "all of them have text")
+    await eventually(lambda: victim.metric("penstock_flushed_frames_total") > 60, 30, "all of them have text")
     victim.kill()
     heir = stack.worker(*command)
     seen = [await one for one in reading]
     assert heir.metric("penstock_resumes_total") >= 3
-    check_events(seen[0], 60)
-    check_events(seen[1], 60)
+    check_events(seen[0], 400)
+    check_events(seen[1], 400)
     for events in seen:
         assert [event.sequence_number for event in events] == list(range(len(events)))
         last: Any = events[-1]
@@ -133,10 +133,10 @@ async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: Asy
         }
         assert items - {None} == {last.response.output[0].id}
     call: Any = seen[2][-1].response.output[0]  # type: ignore[union-attr]
-    assert json.loads(call.arguments) == {"text": answer_text(rid_of(seen[2][-1].response.id), 60)}  # type: ignore[union-attr]
+    assert json.loads(call.arguments) == {"text": answer_text(rid_of(seen[2][-1].response.id), 400)}  # type: ignore[union-attr]
     assert {event.item.call_id for event in seen[2] if hasattr(event, "item")} == {call.call_id}
     made = await whole
-    assert made.output_text == answer_text(rid_of(made.id), 60)
+    assert made.output_text == answer_text(rid_of(made.id), 400)
 
 
 async def test_a_replica_that_loses_redis_says_so_and_another_one_has_the_rest(

@@ -34,18 +34,6 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=30) as client:
-        yield client
-
-
-@pytest.fixture
-async def sdk(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{stack.apis[0].url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
 async def claude(stack: Stack) -> AsyncIterator[anthropic.AsyncAnthropic]:
     async with anthropic.AsyncAnthropic(base_url=stack.apis[0].url, api_key="none", max_retries=0) as client:
         yield client
@@ -231,7 +219,7 @@ async def test_a_killed_workers_messages_go_on_elsewhere_where_they_were() -> No
 
         async with anthropic.AsyncAnthropic(base_url=api.url, api_key="none", max_retries=0) as client:
             reading = [asyncio.create_task(read(client, into)) for into in texts]
-            await eventually(lambda: all(len(into) > 5 for into in texts), 20, "every stream has begun")
+            await eventually(lambda: all(len(into) > 5 for into in texts), 30, "every stream has begun")
             victim.kill()
             shown = [len(into) for into in texts]
             heir = small.worker(*flags)

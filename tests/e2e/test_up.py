@@ -20,6 +20,7 @@ import pytest
 
 from tests.support.batching import CHAT, chat_row, jsonl
 from tests.support.client import stream_chat
+from tests.support.engines import lives
 from tests.support.stack import free_port, metric
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,12 +107,6 @@ def command_of(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     return ""
-
-
-def lives(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
 
 
 async def until(holds: Callable[[], bool], story: Callable[[], str], within_s: float = DEADLINE_S) -> None:
@@ -264,7 +259,7 @@ async def test_a_second_signal_stops_at_once(start: Callable[..., Up], http: htt
     await until(lambda: "Stopping" in up.shown, up.story)
     assert up.popen.poll() is None
     up.popen.send_signal(signal.SIGINT)
-    assert await up.ended(within_s=5) == 0
+    assert await up.ended() == 0
     assert not any(map(lives, processes))
     assert not (await stream).whole
 
@@ -276,7 +271,7 @@ async def test_kill_9_leaves_no_process_and_the_folder_can_be_used_again(start: 
     processes = up.children()
     assert len(processes) == 5
     up.popen.kill()
-    await until(lambda: not any(map(lives, processes)), up.story, within_s=5)
+    await until(lambda: not any(map(lives, processes)), up.story)
     again = start()
     await again.ready()
 

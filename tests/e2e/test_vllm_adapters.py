@@ -14,7 +14,6 @@ import pytest
 from openai import OpenAI
 from safetensors.numpy import save_file
 
-from tests.support import tiny_models
 from tests.support.amid import cut_short
 from tests.support.stack import Stack, poll_until_ready, running_stack
 
@@ -47,16 +46,15 @@ def make_adapter(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two workers of one pool."""
-    models = tmp_path_factory.mktemp("models")
-    tiny_models.make_elsewhere(models / "tiny")
-    make_adapter(models / "poet")
+    poet = tmp_path_factory.mktemp("models") / "poet"
+    make_adapter(poet)
     flags = ("--served-model-name", "tiny", "--enforce-eager", "--max-num-seqs", "4")
-    lora = ("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"poet={models / 'poet'}")
+    lora = ("--enable-lora", "--max-lora-rank", str(RANK), "--lora-modules", f"poet={poet}")
     with running_stack() as started:
         for _ in range(2):
-            started.worker("--model", str(models / "tiny"), "--", *flags, *lora, engine="vllm", ready_s=0, env=ENV)
+            started.worker("--model", str(tiny_model), "--", *flags, *lora, engine="vllm", ready_s=0, env=ENV)
         for worker in started.workers:
             poll_until_ready(worker, f"http://127.0.0.1:{worker.ops_port}/readyz", START_S)
         started.api()

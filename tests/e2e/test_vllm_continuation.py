@@ -18,7 +18,6 @@ import pytest
 
 from api.cursors import cursor_of
 from shared import genai
-from tests.support import scripted_models
 from tests.support.amid import amid, cut_short
 from tests.support.collector import Collector, collecting
 from tests.support.resuming import said
@@ -50,22 +49,15 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "scripted"
-    scripted_models.make_elsewhere(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     with collecting() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def command(model: Path, collector: Collector) -> tuple[str, ...]:
+def command(scripted_model: Path, collector: Collector) -> tuple[str, ...]:
     """A worker's flags: all of them export their spans, and so does their vLLM."""
-    return ("--model", str(model), "--otlp-endpoint", collector.endpoint, "--", *FLAGS)
+    return ("--model", str(scripted_model), "--otlp-endpoint", collector.endpoint, "--", *FLAGS)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +94,7 @@ async def test_vllms_own_span_stands_in_the_trace_below_the_attempt(stack: Stack
     async with httpx.AsyncClient(base_url=stack.apis[0].url, timeout=START_S) as client:
         answer = await client.post("/v1/chat/completions", json=body, headers={"traceparent": parent})
     rid = answer.headers["x-penstock-request"]
-    await eventually(lambda: len(collector.trace_of(rid).spans) >= 7, 20, "the whole trace")
+    await eventually(lambda: len(collector.trace_of(rid).spans) >= 7, 30, "the whole trace")
     trace = collector.trace_of(rid)
     assert {span.trace_id for span in trace.spans} == {parent[3:35]}
     assert {span.name: trace.parent_of(span) for span in trace.spans} == {
@@ -140,7 +132,7 @@ async def test_a_killed_workers_streams_read_like_those_of_an_unbroken_run(
         assert b'"error"' not in got, got[-500:]
         assert said(got) == wanted
         assert len({event.split(b'"created":')[1][:10] for event in got.split(b"\n\n") if b'"created":' in event}) == 1
-    await eventually(lambda: len(continued(collector)) >= 2, 20, "the traces of what went on elsewhere")
+    await eventually(lambda: len(continued(collector)) >= 2, 30, "the traces of what went on elsewhere")
     for trace in continued(collector):
         lost, heir_of_it = trace.all("process standard")
         assert (lost.failed, heir_of_it.failed) == (True, False)

@@ -20,7 +20,7 @@ import openai
 import pytest
 
 from tests.support import parity
-from tests.support.engines import engine_processes, text_of
+from tests.support.engines import engine_processes, lives, text_of
 from tests.support.stack import Stack, poll_until_ready, running_stack
 from tests.support.tiny_models import model_folder
 from tests.support.vllm_serve import vllm_serve
@@ -185,7 +185,10 @@ def test_the_engines_metrics_are_among_the_workers(stack: Stack) -> None:
     said = httpx.get(f"http://127.0.0.1:{worker.ops_port}/metrics", timeout=10).text
     about = [line for line in said.splitlines() if "generation_tokens" in line or line.startswith("penstock_attempts")]
     assert worker.metric("vllm:generation_tokens_total") > 0, about
-    assert stack.workers[0].metric("vllm:num_requests_running") == 0
+    end_s = time.monotonic() + 30
+    while worker.metric("vllm:num_requests_running") > 0:
+        assert time.monotonic() < end_s, "the engine has no more to do"
+        time.sleep(0.05)
 
 
 def test_a_killed_worker_leaves_no_engine_process(stack: Stack) -> None:
@@ -194,8 +197,8 @@ def test_a_killed_worker_leaves_no_engine_process(stack: Stack) -> None:
     processes = engine_processes(worker.pid)
     assert processes
     os.kill(worker.pid, signal.SIGKILL)  # the process alone, not its group
-    worker.popen.wait(10)
-    end_s = time.monotonic() + 5
-    while left := [pid for pid in processes if Path(f"/proc/{pid}").exists()]:
+    worker.popen.wait(30)
+    end_s = time.monotonic() + 30
+    while left := [pid for pid in processes if lives(pid)]:
         assert time.monotonic() < end_s, f"still there: {left}"
         time.sleep(0.02)

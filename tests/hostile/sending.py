@@ -12,7 +12,7 @@ import httpx
 from tests.hostile.rows import Hostile
 from tests.hostile.sockets import Raw
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 
 
 async def send(client: httpx.AsyncClient, row: Hostile) -> httpx.Response:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis.asyncio
 
@@ -45,15 +43,6 @@ async def test_the_watch_sees_an_undeclared_key(
     async with watching(server.url) as touched:
         await client.eval(text, 1, keys.sched)  # type: ignore[misc]
     assert touched.undeclared == {("GET", f"{keys.sched}x")}
-
-
-@pytest.fixture(scope="module", params=servers.KINDS)
-def cluster(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    """A Redis Cluster of one node: as strict about keys as a large one."""
-    if request.param not in servers.available():
-        pytest.skip(f"this machine has no {request.param} server")
-    with servers.running(request.param, cluster=True) as running:
-        yield running
 
 
 @pytest.mark.parametrize("faults", [False, True])

@@ -67,7 +67,7 @@ async def running(folder: DataFolder, binary: Binary) -> AsyncIterator[str]:
             await process.wait()
 
 
-async def until(holds: Callable[[], bool], story: Callable[[], str] = str, within_s: float = 20.0) -> None:
+async def until(holds: Callable[[], bool], story: Callable[[], str] = str, within_s: float = 30.0) -> None:
     deadline_s = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline_s, story()
@@ -173,7 +173,7 @@ async def test_the_server_dies_with_its_parent_even_on_kill_9(folder: DataFolder
         assert not gone(child)
         parent.kill()
         parent.wait()
-    await until(lambda: gone(child), within_s=5)
+    await until(lambda: gone(child))
     with folder.taken():  # nobody holds the folder any more
         pass
 

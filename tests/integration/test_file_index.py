@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 import redis.asyncio
@@ -135,14 +134,6 @@ async def test_the_scripts_touch_only_declared_keys(server: servers.Server, inde
         await index.drop(facts)
     assert touched.shas >= {load("file_put").sha, load("file_drop").sha}
     assert touched.undeclared == set()
-
-
-@pytest.fixture(scope="module", params=servers.KINDS)
-def cluster(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    if request.param not in servers.available():
-        pytest.skip(f"this machine has no {request.param} server")
-    with servers.running(request.param, cluster=True) as running:
-        yield running
 
 
 async def test_the_keys_of_a_file_are_in_one_slot_of_a_cluster(cluster: servers.Server) -> None:

@@ -41,7 +41,7 @@ async def port() -> AsyncIterator[int]:
     config = uvicorn.Config(app, port=0, http=Impatient, lifespan="off", log_config=None, timeout_keep_alive=1)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
-    await eventually(lambda: server.started, 10, "the server listens")
+    await eventually(lambda: server.started, 30, "the server listens")
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await serving

@@ -202,7 +202,8 @@ async def test_memory_for_a_client_that_does_not_read_is_bounded_and_it_gets_eve
     size = 4_000
     for number in range(100):
         await engine.step(event(number, size))
-    await asyncio.sleep(0.05)
+    await eventually(lambda: len(relay.first_bytes) >= PENDING_BYTES, "what may be pending")
+    await asyncio.sleep(0.05)  # for what must not come
     assert PENDING_BYTES <= len(relay.first_bytes) <= PENDING_BYTES + size + 100
     await engine.done()
     assert without_ids(await read_all(relay)) == engine.sent

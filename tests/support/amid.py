@@ -75,6 +75,17 @@ def kill_amid(stack: Stack, pool: str, streams: int, over: threading.Event) -> W
     return None
 
 
+async def all_amid(stack: Stack, pool: str, count: int, within_s: float = 60) -> None:
+    """Waits until so many requests run and all of them have text. Raises TimeoutError."""
+    over = threading.Event()
+    looking = asyncio.create_task(asyncio.to_thread(amid, stack, pool, count, count, over))
+    await asyncio.wait({looking}, timeout=within_s)
+    over.set()
+    if not await looking:
+        msg = f"not within {within_s} s: {count} requests run and have text"
+        raise TimeoutError(msg)
+
+
 async def cut_short(
     stack: Stack, pool: str, least: int, streams: Callable[[], Awaitable[_Said]]
 ) -> tuple[Worker, asyncio.Future[_Said]]:

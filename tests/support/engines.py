@@ -200,6 +200,13 @@ class VllmSubject:
             os.kill(pid, signal.SIGKILL)
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process, other than as a zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def engine_processes(parent: int | None = None) -> list[int]:
     """The processes of vLLM below `parent` (default: this process), found by their titles."""
     children: dict[int, list[int]] = {}

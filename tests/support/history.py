@@ -69,7 +69,7 @@ def check_clients(seen: list[Seen], wanted: Wanted) -> Verdict:
 
 
 async def check_history(
-    url: str, seen: list[Seen], wanted: Wanted, *, kept: bool = True, within_s: float = 10, pool: str = POOL
+    url: str, seen: list[Seen], wanted: Wanted, *, kept: bool = True, within_s: float = 30, pool: str = POOL
 ) -> Verdict:
     """Everything. `kept`: Redis has lost nothing, so that every record and log must be there. Raises AssertionError."""
     verdict = check_clients(seen, wanted)

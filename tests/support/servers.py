@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import redis
+
+from tests.support.stack import free_port
 
 Kind = Literal["redis", "valkey"]
 KINDS: tuple[Kind, ...] = ("redis", "valkey")
@@ -117,10 +118,10 @@ def _process(kind: Kind, *, cluster: bool) -> Iterator[str]:
     path = binary(kind)
     with tempfile.TemporaryDirectory(prefix=f"penstock-{kind}-") as folder:
         for left in reversed(range(_STARTS)):
-            port = _free_port()
+            port = free_port()
             flags = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
             if cluster:
-                flags += ["--cluster-enabled", "yes", "--cluster-port", str(_free_port())]
+                flags += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
             with Path(folder, "server.log").open("ab") as log:
                 process = subprocess.Popen([path, *flags], stdout=log, stderr=log, preexec_fn=_die_with_parent)  # noqa: PLW1509 - it makes one system call
             try:
@@ -146,12 +147,6 @@ def _container(kind: Kind, *, cluster: bool) -> Iterator[str]:
     with container:
         wait_for_logs(container, "Ready to accept connections", timeout=_READY_S)
         yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _die_with_parent() -> None:

@@ -18,12 +18,18 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 READY_S = 80.0
 """How long a process may take to be ready; it takes about one second, and this is for machines that stall. The vLLM
 engine gets more, see Stack.worker."""
+_STOP_S = 60.0
+"""How long a process may take to end; longer than any drain that a test asks for."""
+_CLEAR_S = 15.0
+"""How long processes that are in no test any more may go on with what they still run."""
+_LOOK_EVERY_S = 0.02
 
 
 def free_port() -> int:
@@ -80,51 +86,57 @@ class Process:
         """SIGKILL to the whole group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.popen.wait(10)
+        self.popen.wait(_STOP_S)
 
-    def stop(self) -> int:
+    def stop(self, within_s: float = _STOP_S) -> int:
         """SIGTERM, and SIGKILL when that takes too long. Returns the exit status."""
         if self.popen.poll() is None:
             self.popen.terminate()
             try:
-                self.popen.wait(15)
+                self.popen.wait(within_s)
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.popen.returncode
 
 
-class Api(Process):
-    """A replica."""
+class Serving(Process):
+    """A process that answers over HTTP on a port of its own: a replica, or the operations of another one."""
 
+    module: ClassVar[str]
+    port_flag: ClassVar[str] = "--ops-port"
     port: int
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def ops_port(self) -> int:
+        """The port, where it is that of the operations."""
+        return self.port
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a metric that have these labels."""
         return metric(f"{self.url}/metrics", name, **labels)
 
 
-class Worker(Process):
+class Api(Serving):
+    """A replica."""
+
+    module = "api"
+    port_flag = "--port"
+
+
+class Worker(Serving):
     """A worker."""
 
-    ops_port: int
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples of a metric that have these labels."""
-        return metric(f"http://127.0.0.1:{self.ops_port}/metrics", name, **labels)
+    module = "worker"
 
 
-class Batch(Process):
+class Batch(Serving):
     """A batch process."""
 
-    ops_port: int
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples of a metric that have these labels."""
-        return metric(f"http://127.0.0.1:{self.ops_port}/metrics", name, **labels)
+    module = "batch"
 
 
 def metric(url: str, name: str, **labels: str) -> float:
@@ -161,6 +173,10 @@ def poll_until_ready(process: Process, url: str, deadline_s: float) -> None:
     process.dump()
     msg = f"{process.name} was not ready after {deadline_s} s:\n{process.log.read_text()[-8000:]}"
     raise TimeoutError(msg)
+
+
+_Kind = TypeVar("_Kind", bound=Process)
+_Served = TypeVar("_Served", bound=Serving)
 
 
 class Stack:
@@ -210,26 +226,30 @@ class Stack:
             time.sleep(0.05)
         raise TimeoutError(process.log.read_text())
 
-    def _start(self, kind: type[Process], name: str, command: list[str], env: dict[str, str] | None = None) -> Process:
+    def _start(self, kind: type[_Kind], name: str, command: list[str], env: dict[str, str] | None = None) -> _Kind:
         always = {
             "PENSTOCK_REDIS_URL": self.redis_url,
             "PENSTOCK_STORAGE_URL": str(self.storage),
             "PYTHONUNBUFFERED": "1",
             "PYTHONFAULTHANDLER": "1",
         }
-        environment = {**_ENVIRON, **always, **(env or {})}
-        process = kind(name, command, environment, self.folder)
+        process = kind(name, command, {**_ENVIRON, **always, **(env or {})}, self.folder)
         self.processes.append(process)
+        return process
+
+    def _one_more(
+        self, kind: type[_Served], group: list[_Served], flags: Sequence[str], env: dict[str, str] | None
+    ) -> _Served:
+        port = free_port()
+        command = [sys.executable, "-m", kind.module, kind.port_flag, str(port), *flags]
+        process = self._start(kind, f"{kind.module}-{len(group)}", command, env)
+        process.port = port
+        group.append(process)
         return process
 
     def api(self, *flags: str, ready: bool = True, env: dict[str, str] | None = None) -> Api:
         """Starts a replica. With `ready`, returns once it would serve a request."""
-        port = free_port()
-        command = [sys.executable, "-m", "api", "--port", str(port), *flags]
-        api = self._start(Api, f"api-{len(self.apis)}", command, env)
-        assert isinstance(api, Api)
-        api.port = port
-        self.apis.append(api)
+        api = self._one_more(Api, self.apis, flags, env)
         poll_until_ready(api, f"{api.url}/{'readyz' if ready else 'livez'}", READY_S)
         return api
 
@@ -237,34 +257,23 @@ class Stack:
         self, *flags: str, engine: str = "sim", ready_s: float = READY_S, env: dict[str, str] | None = None
     ) -> Worker:
         """Starts a worker and waits until it is ready, unless `ready_s` is 0. Flags of the engine follow `--`."""
-        ops_port = free_port()
-        command = [sys.executable, "-m", "worker", "--engine", engine, "--ops-port", str(ops_port), *flags]
-        worker = self._start(Worker, f"worker-{len(self.workers)}", command, env)
-        assert isinstance(worker, Worker)
-        worker.ops_port = ops_port
-        self.workers.append(worker)
+        worker = self._one_more(Worker, self.workers, ("--engine", engine, *flags), env)
         if ready_s:
-            poll_until_ready(worker, f"http://127.0.0.1:{ops_port}/readyz", ready_s)
+            poll_until_ready(worker, f"{worker.url}/readyz", ready_s)
         return worker
 
     def batch(self, *flags: str, ready: bool = True, env: dict[str, str] | None = None) -> Batch:
         """Starts a batch process. With `ready`, returns once it takes work."""
-        ops_port = free_port()
-        command = [sys.executable, "-m", "batch", "--ops-port", str(ops_port), *flags]
-        batch = self._start(Batch, f"batch-{len(self.batches)}", command, env)
-        assert isinstance(batch, Batch)
-        batch.ops_port = ops_port
-        self.batches.append(batch)
+        batch = self._one_more(Batch, self.batches, flags, env)
         if ready:
-            poll_until_ready(batch, f"http://127.0.0.1:{ops_port}/readyz", READY_S)
+            poll_until_ready(batch, f"{batch.url}/readyz", READY_S)
         return batch
 
     def again(self, ended: Process) -> Process:
-        """Starts a replica or a worker that has ended once more, on the same ports. Does not wait for it."""
+        """Starts a replica or a worker that has ended once more, on the same port. Does not wait for it."""
         process = type(ended)(ended.name, ended.command, ended.env, self.folder)
-        for name in ("port", "ops_port"):
-            if hasattr(ended, name):
-                setattr(process, name, getattr(ended, name))
+        if isinstance(process, Serving) and isinstance(ended, Serving):
+            process.port = ended.port
         self.processes.append(process)
         for group in (self.apis, self.workers, self.batches):
             if ended in group:
@@ -277,7 +286,7 @@ class Stack:
             if process.popen.poll() is None:
                 process.popen.terminate() if process is not self.redis else None
         for process in reversed(self.processes):
-            process.kill() if process is self.redis else process.stop()
+            process.kill() if process is self.redis else process.stop(_CLEAR_S)
 
 
 def server_binary() -> str:
@@ -304,15 +313,22 @@ def running_stack(*, aof: bool = False) -> Iterator[Stack]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def eventually(check: object, deadline_s: float, what: str) -> None:
-    """Polls `check()` until it is true. Raises TimeoutError, saying what did not happen."""
-    assert callable(check)
-    end_s = time.monotonic() + deadline_s
+async def eventually(check: Callable[[], object], deadline_s: float, what: str) -> None:
+    """Polls `check()` until it is true. Raises TimeoutError, saying what did not happen.
+
+    Checks may block, as scrapes do, and run in a thread: clients in this loop read on meanwhile. A check that gets no
+    answer or finds no file raises OSError, and that is a no. A machine that has much else to do wants long deadlines.
+    """
+    end_s, last = time.monotonic() + deadline_s, ""
     while time.monotonic() < end_s:
-        if check():
-            return
-        await asyncio.sleep(0.02)
-    msg = f"not within {deadline_s} s: {what}"
+        try:
+            if await asyncio.to_thread(check):
+                return
+            last = ""
+        except OSError as error:
+            last = f" ({error!r})"
+        await asyncio.sleep(_LOOK_EVERY_S)
+    msg = f"not within {deadline_s} s: {what}{last}"
     raise TimeoutError(msg)
 
 

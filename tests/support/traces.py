@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.stack import eventually
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 _GOES_ON = {"worker_lost", "handed_back", "preempted"}
 """Outcomes of attempts that are followed by another one."""
 

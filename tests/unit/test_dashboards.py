@@ -1,7 +1,7 @@
 """The dashboards are what the generator makes, every panel explains itself, every query asks for what exists.
 
 Against Grafana's types they are checked by `make validate` (scripts/dashboards/typecheck.py, which needs node); that
-every query has an answer, by tests/e2e/test_dashboards.py.
+every query has an answer, by tests/e2e/test_vllm_dashboards.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Token `index` of request `rid` is `token_text(rid, index)`, so a gap, a repeat or a splice of two requests shows in the
 text. Timing is that of a batching engine: a request's first token comes `--ttft-ms` after its start, later tokens come
 in steps that all running sequences share, one each `--itl-ms`. With `--text clock` a token is `~` and the microsecond
-at which it was made (13 hexadecimal digits of the monotonic clock), which is what the load generator measures with.
+at which it was made (13 hexadecimal digits of the monotonic clock), which is what the load generator measures with;
+with `--text signs` its digits are characters of two to four bytes.
 
 With `--faults` a request may do harm, for tests: see `sim_faults.py`.
 

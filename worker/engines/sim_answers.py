@@ -32,7 +32,15 @@ def clock_text(rid: str, index: int) -> str:
     return f"~{time.monotonic_ns() // 1000:013x}"
 
 
-TEXTS: dict[str, Callable[[str, int], str]] = {"seeded": token_text, "clock": clock_text}
+_SIGNS = str.maketrans("0123456789", "äßçéκЖ漢字🔢🚀")
+
+
+def sign_text(rid: str, index: int) -> str:
+    """The token with a character of two to four bytes for each digit."""
+    return token_text(rid, index).translate(_SIGNS)
+
+
+TEXTS: dict[str, Callable[[str, int], str]] = {"seeded": token_text, "clock": clock_text, "signs": sign_text}
 
 
 Form = Literal["chat", "text", "message", "response"]

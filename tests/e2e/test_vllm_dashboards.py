@@ -128,9 +128,9 @@ async def _kill_one(stack: Stack, wanted: Ask) -> None:
     """A worker dies under streams, and others go on with them."""
     victim = stack.workers[-1]
     tasks = start_many(8, wanted)
-    await eventually(lambda: victim.metric("penstock_attempts_running") > 1, 20, "it has streams")
+    await eventually(lambda: victim.metric("penstock_attempts_running") > 1, 30, "it has streams")
     frames = victim.metric("penstock_flushed_frames_total")
-    await eventually(lambda: victim.metric("penstock_flushed_frames_total") > frames + 8, 20, "they have text")
+    await eventually(lambda: victim.metric("penstock_flushed_frames_total") > frames + 8, 30, "they have text")
     victim.kill()
     await asyncio.gather(*tasks)
 
