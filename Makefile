@@ -14,7 +14,7 @@ ARGS ?=
 SEEDS ?= 200
 MINUTES ?= 10
 # Most of the time of the tests goes into waiting: for leases to lapse, streams to end, engines to start.
-PARALLEL ?= -n 2 --dist loadfile
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # With it, each process of vLLM would compile all its modules anew at every start.
 unexport PYTHONDONTWRITEBYTECODE

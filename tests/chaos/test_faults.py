@@ -164,10 +164,10 @@ async def test_a_stream_whose_workers_die_one_after_the_other_is_still_one_text(
         api = stack.api()
         streams = [asyncio.create_task(stream_chat(client, api.url, 600)) for _ in range(8)]
         await all_amid(stack, "sim", 8)
-        for _ in range(2):
+        for itl_ms in (20, 2):  # after two kills they wait in quarantine: one goes after the other
             victim = stack.workers[-1]
             await eventually(lambda: victim.metric("penstock_flushed_frames_total") >= 20, 30, "it shows text")  # noqa: B023 - awaited in its own round
-            stack.worker("--", "--itl-ms", "20")  # after two kills they wait in quarantine: one goes after the other
+            stack.worker("--", "--itl-ms", str(itl_ms))
             victim.kill()
         seen = await asyncio.gather(*streams)
         assert stack.workers[2].metric("penstock_resumes_total") == 8
