@@ -27,7 +27,7 @@ from worker.attempts import Attempts
 
 LOOK_S: Final = 0.1
 """How often a worker without room looks."""
-LEAST_WAIT_MS: Final = 300
+LEAST_WAIT_MS: Final = 150
 """How long an interactive head waits before somebody makes room for it."""
 MOST_PREEMPTIONS: Final = 3
 """How often one request may have to yield."""
