@@ -13,8 +13,9 @@ MODEL ?=
 ARGS ?=
 SEEDS ?= 200
 MINUTES ?= 10
-# Most of the time of the tests goes into waiting: for leases to lapse, streams to end, engines to start.
-PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Most of the time of the tests goes into waiting: for leases to lapse, streams to end, engines to start. Files with most
+# tests go first, so what kills and measures comes when no vLLM starts any more.
+PARALLEL ?= -n 2 --dist loadfile
 
 # With it, each process of vLLM would compile all its modules anew at every start.
 unexport PYTHONDONTWRITEBYTECODE
