@@ -56,6 +56,21 @@ async def all_visible(worker: Worker, count: int, within_s: float = 30) -> None:
     )
 
 
+async def busiest(stack: Stack, count: int) -> Worker:
+    """The worker that runs most requests, once it runs so many and has shown text of them.
+
+    A burst is not shared evenly: on a busy machine one worker may have pulled nearly all before the other had its turn.
+    """
+
+    def runs(worker: Worker) -> float:
+        return worker.metric("penstock_attempts_running")
+
+    await eventually(lambda: max(map(runs, stack.workers)) >= count, 30, f"somebody runs {count} requests")
+    worker = max(stack.workers, key=runs)
+    await all_visible(worker, count)
+    return worker
+
+
 @dataclass
 class Killed:
     """A request whose worker was killed at a fault; `seen` is there once the block is over."""

