@@ -13,8 +13,7 @@ from collections import Counter
 import redis
 from arq.connections import ArqRedis
 
-from batch.resting import rests
-from shared.batch_windows import hours_of
+from batch.resting import rests, waits_s
 from shared.batches import Batch, Batches
 from shared.errors import BrokerUnavailableError
 from shared.metrics import BATCH_LEFT_SECONDS, BATCH_OLDEST_AGE, BATCH_ROWS_OPEN, BATCHES_ACTIVE, BATCHES_LATE, child
@@ -81,13 +80,7 @@ def _is_late(batch: Batch, now_ms: int) -> bool:
     left_s = float(batch.text("left_s") or 0)
     if batch.status != "in_progress" or not batch.left or now_ms + left_s * 1000 <= batch.number("expires_at_ms"):
         return False
-    return batch.number("start_after") * 1000 <= now_ms and _is_its_hour(batch, now_ms)
-
-
-def _is_its_hour(batch: Batch, now_ms: int) -> bool:
-    if not batch.text("start_window"):
-        return True
     try:
-        return hours_of(batch.parsed("start_window")).opens_in_s(now_ms) == 0
-    except ValueError:  # of a release that we cannot read: its driver will say so
+        return waits_s(batch, now_ms) == 0
+    except ValueError:  # hours of a release that we cannot read: its driver will say so
         return False

@@ -39,9 +39,7 @@ _RETRY_S = 0.25
 _JITTER = 0.1
 _FIRST_OK, _FIRST_NOT_OK, _GONE = 200, 300, 410
 for _lost in ("given_up", "refused"):
-    child(
-        WEBHOOKS, _lost
-    )  # at 0 from the start: the first one would be no increase otherwise, and an alert looks there
+    child(WEBHOOKS, _lost)  # at 0 from the start: the first would be no increase otherwise, and an alert looks there
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ def test_the_version_is_the_one_that_this_was_written_for() -> None:
         ),
         ("vllm.tool_parsers", "ToolParserManager.import_tool_parser", ["plugin_path"]),
         ("vllm.reasoning", "ReasoningParserManager.import_reasoning_parser", ["plugin_path"]),
+        ("vllm.v1.engine.async_llm", "AsyncLLM._run_output_handler", ["self"]),
         ("vllm.v1.engine.async_llm", "AsyncLLM.abort", ["self", "request_id", "internal"]),
         ("vllm.v1.engine.async_llm", "AsyncLLM.shutdown", ["self", "timeout"]),
         ("vllm.v1.engine.async_llm", "AsyncLLM.get_num_unfinished_requests", ["self"]),
