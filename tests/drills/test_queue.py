@@ -170,9 +170,12 @@ async def test_a_cancel_that_came_back_with_a_lost_reply_is_applied(stack: Stack
         with control(stack) as server:
             (wid,) = [key.decode().rpartition(":")[2] for key in server.scan_iter(match=K.run("*"))]
             (rid,) = [name.decode() for name in server.hkeys(K.run(wid))]
-            fault = proxy.rule(STEP, "cut_reply")
-            server.hset(K.record(rid), "cancel", "operator")
-            server.rpush(K.box(wid), f"cancel {rid}")
+
+            def cancel() -> None:
+                server.hset(K.record(rid), "cancel", "operator")
+                server.rpush(K.box(wid), f"cancel {rid}")
+
+            fault = proxy.rule(STEP, "cut_reply", before=cancel)
             seen = await task
         figures |= {"replies cut": fault.hits, "tokens before the end": len(seen.text.split())}
         assert fault.hits == 1

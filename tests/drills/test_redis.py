@@ -114,7 +114,7 @@ async def test_a_failover_by_sentinel_redelivers_nothing_of_living_workers(stack
     claims = int(worker_metric(stack, "penstock_claims_total"))
     figures |= {"whole": verdict.whole, "claims": claims, "longest pause s": verdict.longest_pause_s}
     figures |= {"given back": worker_metric(stack, "penstock_restores_total")}
-    assert verdict.whole == 60
+    assert verdict.whole == 60, [one.errors for one in seen if not one.whole]
     assert verdict.longest_pause_s > DOWN_AFTER_MS / 1000, "nobody noticed the fault"
     assert verdict.longest_pause_s < within(6)
     assert worker_metric(stack, "penstock_worker_renewals_total") == 0

@@ -11,7 +11,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,12 +27,16 @@ class Rule:
     hold: it goes no further. hold_reply: the server has it, its reply goes no further. cut_before: the connection ends
     and the server never hears of it. cut_reply: the server has done it, the connection ends before the reply.
     delay_reply: the replies come `delay_s` later.
+
+    `before` is called before what matched goes on, in the proxy's thread: so something happens in the server just
+    before a command, however slow the machine is.
     """
 
     match: bytes
     action: Action
     times: int = 1
     delay_s: float = 0.0
+    before: Callable[[], None] | None = None
     hits: int = 0
     hit: threading.Event = field(default_factory=threading.Event)
 
@@ -87,9 +91,17 @@ class FaultProxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def rule(self, match: str | bytes, action: Action, *, times: int = 1, delay_s: float = 0.0) -> Rule:
+    def rule(
+        self,
+        match: str | bytes,
+        action: Action,
+        *,
+        times: int = 1,
+        delay_s: float = 0.0,
+        before: Callable[[], None] | None = None,
+    ) -> Rule:
         """From now on."""
-        made = Rule(match.encode() if isinstance(match, str) else match, action, times, delay_s)
+        made = Rule(match.encode() if isinstance(match, str) else match, action, times, delay_s, before)
         self.rules.append(made)
         return made
 
@@ -152,7 +164,8 @@ class FaultProxy:
         ]
         self._pumps.update(pumps)
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(asyncio.CancelledError):  # asyncio's streams log a handler that ends cancelled
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -185,6 +198,8 @@ class FaultProxy:
         for rule in self.rules:
             if not rule.takes(data):
                 continue
+            if rule.before is not None:
+                rule.before()
             if rule.action == "hold":
                 await asyncio.Event().wait()
             if rule.action == "cut_before":
