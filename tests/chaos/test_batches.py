@@ -205,7 +205,7 @@ async def test_time_is_up_for_the_rows_that_are_left(
 ) -> None:
     data = jsonl(chat_row(name, tokens=5 if index < 100 else 4_000) for index, name in enumerate(names(200)))
     batch = str((await create(http, await upload(stack, data)))["id"])
-    server.hset(KEYS.batch(batch), "expires_at_ms", int(time.time() * 1000) + 6_000)
+    server.hset(KEYS.batch(batch), "expires_at_ms", int(time.time() * 1000) + 8_000)
     stack.batch()
     ended = await poll(http, batch)
     assert ended["status"] == "expired"

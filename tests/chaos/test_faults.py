@@ -94,7 +94,9 @@ async def test_a_killed_redis_that_comes_back_with_its_log_loses_nothing(client:
         api = stack.api()
         streams = asyncio.gather(*(stream_chat(client, api.url, 100) for _ in range(64)))
         worker = stack.workers[0]
-        await eventually(lambda: worker.metric("penstock_attempts_running") == 32, 30, "half runs, half is queued")
+        await eventually(lambda: worker.metric("penstock_attempts_running") == 32, 30, "half runs")
+        with control(stack) as server:
+            await eventually(lambda: server.xlen(KEYS.queue("standard")) == 32, 30, "half is queued")
         stack.redis.kill()
         await asyncio.sleep(1)
         stack.start_redis()

@@ -56,6 +56,12 @@ async def all_visible(worker: Worker, count: int, within_s: float = 30) -> None:
     )
 
 
+async def all_wait(stack: Stack, count: int) -> None:
+    """Waits until so many requests stand in the standard lane: what is not admitted yet meets another fault."""
+    with control(stack) as server:
+        await eventually(lambda: server.xlen(KEYS.queue("standard")) == count, 30, f"{count} requests wait")
+
+
 async def busiest(stack: Stack, count: int) -> Worker:
     """The worker that runs most requests, once it runs so many and has shown text of them.
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.drills.acting import KEYS as K
-from tests.drills.acting import all_visible, control, proxy_of, through
+from tests.drills.acting import all_visible, busiest, control, proxy_of, through
 from tests.drills.conftest import Figures
 from tests.support.amid import all_amid
 from tests.support.history import POOL, check_history
@@ -46,10 +46,11 @@ async def test_a_workers_requests_move_while_it_is_cut_off_and_it_is_fenced_on_r
 @pytest.mark.drill(36)
 async def test_a_drained_workers_unfinished_requests_go_on_elsewhere(stack: Stack, figures: Figures) -> None:
     flags = ("--drain-s", "2", "--", "--itl-ms", "100")
-    leaver, stayer = stack.worker(*flags), stack.worker(*flags)
+    workers = {stack.worker(*flags), stack.worker(*flags)}
     api = stack.api()
     tasks = start_many(32, Ask([api.url], 150))
-    await all_visible(leaver, 8)
+    leaver = await busiest(stack, 8)
+    (stayer,) = workers - {leaver}
     await all_amid(stack, POOL, 32)
     status = await asyncio.to_thread(leaver.stop)
     seen = await asyncio.gather(*tasks)
@@ -67,10 +68,11 @@ async def test_a_drained_workers_unfinished_requests_go_on_elsewhere(stack: Stac
 
 @pytest.mark.drill(36)
 async def test_a_drained_worker_leaves_no_card_and_no_consumer(stack: Stack, figures: Figures) -> None:
-    leaver, _ = stack.worker("--", "--itl-ms", "20"), stack.worker("--", "--itl-ms", "20")
+    for _ in range(2):
+        stack.worker("--", "--itl-ms", "50")
     api = stack.api()
     tasks = start_many(24, Ask([api.url], 60))
-    await all_visible(leaver, 5)
+    leaver = await busiest(stack, 5)
     status = await asyncio.to_thread(leaver.stop)
     seen = await asyncio.gather(*tasks)
     verdict = await check_history(stack.redis_url, seen, 60)
@@ -86,11 +88,12 @@ async def test_a_drained_worker_leaves_no_card_and_no_consumer(stack: Stack, fig
 async def test_characters_of_several_bytes_survive_the_kill(stack: Stack, figures: Figures) -> None:
     """The bytes are the engine's; what is drilled here is that no frame is cut inside an event, or a character."""
     flags = ("--", "--itl-ms", "50", "--text", "signs")
-    victim, heir = stack.worker(*flags), stack.worker(*flags)
+    workers = {stack.worker(*flags), stack.worker(*flags)}
     api = stack.api()
     async with supervised(stack):
         tasks = start_many(16, Ask([api.url], 200, content="zähle 🔢"))
-        await all_visible(victim, 1)
+        victim = await busiest(stack, 1)
+        (heir,) = workers - {victim}
         victim.kill()
         seen = await asyncio.gather(*tasks)
     wanted = {one.rid: "".join(sign_text(one.rid, index) for index in range(200)) for one in seen}
