@@ -17,6 +17,7 @@ from openai import AsyncOpenAI
 from openai.types.responses import ResponseStreamEvent
 
 from shared.keys import Keys
+from tests.support.amid import all_amid
 from tests.support.faultproxy import proxied
 from tests.support.responses import KEYED, SIM, check_events, client_of, polled, rid_of, stack_for_responses
 from tests.support.stack import Stack, eventually
@@ -118,7 +119,7 @@ async def test_it_reads_like_one_answer_although_its_worker_was_killed(here: Asy
         asyncio.create_task(read(**tool)),
     ]
     whole = asyncio.create_task(here.responses.create(**asked))
-    await eventually(lambda: victim.metric("penstock_flushed_frames_total") > 60, 30, "all of them have text")
+    await all_amid(stack, "mortal", 4)
     victim.kill()
     heir = stack.worker(*command)
     seen = [await one for one in reading]

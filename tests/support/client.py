@@ -70,10 +70,13 @@ def check_whole(seen: Iterable[Seen], tokens: int) -> None:
         one.check(tokens)
 
 
-async def stream_chat(client: httpx.AsyncClient, url: str, tokens: int, **extra: object) -> Seen:
-    """Streams one chat completion to its end."""
+async def stream_chat(
+    client: httpx.AsyncClient, url: str, tokens: int, *, into: Seen | None = None, **extra: object
+) -> Seen:
+    """Streams one chat completion to its end. `into` is filled while it goes on."""
     body = {"messages": [{"role": "user", "content": "count"}], "max_tokens": tokens, "stream": True, **extra}
-    seen = Seen(began_s=time.monotonic())
+    seen = into if into is not None else Seen()
+    seen.began_s = time.monotonic()
     try:
         async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
             seen.status = response.status_code
