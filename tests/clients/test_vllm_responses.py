@@ -66,12 +66,18 @@ RIGHT = {"metadata", "store", "max_output_tokens", "service_tier", "error"} | {
 
 
 def bare(value: Any, *, top: bool = False) -> Any:
-    """Without ids and times; of the object, without what is put right, and without what is null."""
+    """Without ids and times; of the object, without what is put right, and without what is null.
+
+    A part's probabilities are those of its own tokens: where an engine under load puts the last token of the reasoning
+    and the first of the answer into one delta, vLLM counts the former to the answer.
+    """
     if isinstance(value, list):
         return [bare(inner) for inner in value]
     if not isinstance(value, dict):
         return value
     left_out = _OWN | (RIGHT if top else set())
+    if value.get("logprobs") and "text" in value:
+        value = {**value, "logprobs": [entry for entry in value["logprobs"] if entry["token"] in value["text"]]}
     return {
         key: bare(inner, top=key == "response")
         for key, inner in value.items()

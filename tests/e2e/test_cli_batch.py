@@ -164,7 +164,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back_and_that_works(
         terminal.until(r"[1-9][0-9]*/800 rows · 0 failed · \S+ rows/s · [0-9 ]+ tokens/s · .* left")
         assert "━" in terminal.shown
         terminal.press(b"\x03")
-        assert terminal.ended() == 130
+        assert terminal.ended() == 130, terminal.shown[-3000:]
     finally:
         terminal.close()
     assert "Traceback" not in terminal.shown
