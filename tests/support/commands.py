@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,12 @@ def penstock(
     )
 
 
+def _at_a_keyboard(slave: int) -> None:
+    """Makes this process that of a terminal. What a shell starts in the background inherits that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.login_tty(slave)
+
+
 class Terminal:
     """A command on a terminal of its own, 100 columns wide."""
 
@@ -50,7 +57,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            preexec_fn=lambda: os.login_tty(slave),  # noqa: PLW1509 - only so Ctrl-C reaches it as from a keyboard
+            preexec_fn=lambda: _at_a_keyboard(slave),  # noqa: PLW1509 - only so Ctrl-C reaches it as from a keyboard
         )
         os.close(slave)
         self.raw = ""
