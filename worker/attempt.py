@@ -207,6 +207,7 @@ class Attempt:
             ATTEMPTS_RUNNING.dec()
             child(ATTEMPTS, self.lane, self.outcome).inc()
             self.over.set()
+            self._out.published = []  # attempt and way out know each other: they wait for the rare full collection
             used, before = self._out.used, self._inherited
             child(TOKENS, "prompt").inc(used.prompt_tokens)
             child(TOKENS, "completion").inc(max(0, used.completion_tokens - before.completion_tokens))
