@@ -207,10 +207,9 @@ class Attempt:
             ATTEMPTS_RUNNING.dec()
             child(ATTEMPTS, self.lane, self.outcome).inc()
             self.over.set()
-            self._out.published = []  # attempt and way out know each other: they wait for the rare full collection
-            used, before = self._out.used, self._inherited
-            child(TOKENS, "prompt").inc(used.prompt_tokens)
-            child(TOKENS, "completion").inc(max(0, used.completion_tokens - before.completion_tokens))
+            self._out.close()
+            child(TOKENS, "prompt").inc(self.used.prompt_tokens)
+            child(TOKENS, "completion").inc(max(0, self.used.completion_tokens - self._inherited.completion_tokens))
 
     async def _serve(self) -> Meta:
         """The engine's answer, as the terminal state it leads to."""

@@ -147,6 +147,11 @@ class Outgoing:
     def ended(self) -> None:
         """The engine's application has returned."""
 
+    def close(self) -> None:
+        """The attempt is over: lets go of it and of what was kept, which would wait for a full collection else."""
+        self.published = []
+        self.on_refused = _nobody
+
     def held(self, frame: bytes, *, ending: bool) -> Held | None:
         """What was published, and `frame` after it, for `restore`; None when it was too much to be kept."""
         if self.log_len > self.keep_until:
@@ -182,6 +187,10 @@ class Outgoing:
         self._index += len(ids)
         self._pieces, self._ids = [], []
         return encode(frame)
+
+
+def _nobody(_: int) -> None:
+    """Is told of a refusal when the attempt is over."""
 
 
 def _opening_and_end(opening: int, head: Meta | None, end: Meta | None) -> tuple[int, Meta]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import uuid
+import weakref
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from shared.wire import Request, encode
 from tests.integration.shard import Shard
 from tests.support.polling import eventually, serving
 from tests.support.servers import Server
-from worker.attempt import Stop
+from worker.attempt import Attempt, Claim, Stop
 from worker.attempts import Attempts
 from worker.engines import sim
 from worker.identity import Identity
@@ -84,6 +86,31 @@ async def test_what_was_claimed_under_an_id_that_is_condemned_by_now_does_not_st
     async with serving(intake):
         await eventually(lambda: scripts.claims and not intake._claiming, "the claim")
     assert len(attempts) == 0
+
+
+async def test_an_attempt_that_is_over_is_gone_without_a_collection(hot: HotClient, shard: Shard) -> None:
+    """It holds its whole answer, and a full collection comes once in some ten thousand requests."""
+    identity, scripts = Identity(), Scripts(hot, shard.keys)
+    engine, publisher = sim.create(WorkerSettings(engine="sim"), []), Publisher(scripts, identity, lambda _: None)
+    attempts = Attempts(engine, publisher, scripts, identity)
+    intake = Intake(hot, hot, shard.keys, scripts, engine, attempts, identity, 4)
+    body = b'{"prompt": "x", "stream": true, "max_tokens": 3}'
+    await shard.admit(body=encode(Request("POST", "/v1/completions", [], body, "standard")))
+    seen: list[weakref.ref[Attempt]] = []
+    start = attempts.start
+
+    def watched(claim: Claim) -> None:
+        start(claim)
+        seen.extend(map(weakref.ref, attempts.running()))
+
+    attempts.start = watched  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        async with serving(publisher), serving(intake):
+            await eventually(lambda: seen and not len(attempts), "it has run")
+            await eventually(lambda: seen[0]() is None, "nothing holds it")
+    finally:
+        gc.enable()
 
 
 class Between(HotClient):
