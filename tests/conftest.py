@@ -83,8 +83,9 @@ def keys(prefix: str) -> Keys:
 
 @pytest.fixture
 async def client(server: servers.Server) -> AsyncIterator[redis.asyncio.Redis]:
-    """A redis-py client as the processes use it."""
+    """A redis-py client as the processes use it, but patient: tests are not of a machine that stands still."""
     connected = connect(server.url)
+    connected.connection_pool.connection_kwargs |= {"socket_timeout": 30, "socket_connect_timeout": 30}
     yield connected
     await connected.aclose()
     await connected.connection_pool.disconnect()

@@ -321,7 +321,7 @@ async def test_a_refusal_of_a_stream_that_was_opened_already_is_its_last_event()
         first = api.metric("penstock_time_to_first_token_seconds_count")
     assert (refused.status_code, refused.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     opening, fault, rest = refused.text.split("\n\n")
-    assert opening.startswith(": queued position=1 ")
+    assert opening.startswith(": queued position=")
     assert not rest
     error = json.loads(fault.removeprefix("data: "))["error"]
     assert set(error) == {"message", "type", "param", "code"}
