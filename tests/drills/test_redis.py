@@ -184,8 +184,9 @@ async def test_a_full_redis_admits_nobody_and_ends_what_runs(stack: Stack, figur
         server.setrange("ballast", 20_000_000, b"x")
         used = int(server.info("memory")["used_memory"])
         server.config_set("maxmemory", str(used + 2_500_000))
-        while (await ask(Ask([api.url], 5))).status == 200:  # replicas look once a second
-            await asyncio.sleep(0.2)
+        async with asyncio.timeout(30):
+            while (await ask(Ask([api.url], 5))).status == 200:  # replicas look once a second
+                await asyncio.sleep(0.2)
         refused = await ask_many(5, Ask([api.url], 5))
         server.config_set("maxmemory", str(used - 1_000_000))
         full_s = time.monotonic()
