@@ -124,6 +124,7 @@ class Door:
                 relay.on_gap()
         except BaseException as error:
             self._channels.unsubscribe(pool.keys.channel(ticket.rid), relay)
+            relay.readmit = None
             if not isinstance(error, RequestError) and not terms.stays:
                 self._cancel_after_grace(pool.keys, rid)  # it may have got in, and its client is told to come again
             raise
@@ -192,6 +193,7 @@ class Door:
 
     def _let_go(self, ticket: Ticket) -> bool:
         """Stops following. Returns whether the request goes on, and this replica may see to its end."""
+        ticket.relay.readmit = None  # it knows the ticket, and both would wait for the rare full collection
         self._watch.remove(ticket.relay)
         self.retries.remove(ticket)
         going_on = ticket.relay.end is None

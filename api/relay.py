@@ -53,12 +53,12 @@ class Relay(Outlet):
         "_lost_grace_s",
         "_lost_since_s",
         "_numbers",
-        "_readmit",
         "_silent_ticks",
         "_visible",
         "cursor",
         "head",
         "id_suffix",
+        "readmit",
         "rid",
     )
 
@@ -84,7 +84,7 @@ class Relay(Outlet):
         self._grace_s = grace_s
         self._lost_grace_s = lost_grace_s
         self._lost_since_s: float | None = None
-        self._readmit = readmit
+        self.readmit = readmit
         self.cursor = 0
         self.head: Meta | None = None
         self._attempt = ""  # who wrote the frame that ends at the cursor
@@ -170,7 +170,7 @@ class Relay(Outlet):
         meta = frame.meta
         if meta is not None:
             if frame.kind & HEAD:
-                self._readmit = None  # it will not be used any more, and has the request's body
+                self.readmit = None  # it will not be used any more, and has the request's body
                 self.head = meta
                 self.comment = HEARTBEAT
                 self._numbers = (events := is_event_stream(meta)) and not self.plain
@@ -270,8 +270,8 @@ class Relay(Outlet):
         Otherwise the worker that runs it has all that was published and may bring it back, so it is waited for; each
         tick looks again. Raises RequestError when it has not come in time.
         """
-        if self._readmit is not None and not self.cursor:
-            await self._patiently(self._readmit)
+        if self.readmit is not None and not self.cursor:
+            await self._patiently(self.readmit)
             return
         now_s = self._loop.time()
         if self._lost_since_s is None:
