@@ -14,17 +14,19 @@ from scripts.bench.ramp import Ramp
 from scripts.bench.sampling import Sample, Sampler
 from scripts.bench.scenarios import PACED, ramp_step
 from scripts.bench.sessions import opened
-from scripts.bench.trend import last_quarters, trend
+from scripts.bench.trend import since, trend
 
-MINUTES = 20.0
+MINUTES = 32.0
 MOST_MEMORY_PERCENT, MOST_LATENCY_PERCENT = 10.0, 40.0
-"""Growth per hour up to which a figure is called flat: 2.5 % and 10 % over the last quarter of an hour of the run."""
+"""Growth per hour up to which a figure is called flat: 2.5 % and 10 % in a quarter of one."""
 _SHARE = 0.7
 _SLICE_S = 10.0
 _LEAST_S = 30.0
 _TIMED = 64
 """Connections of which times are kept: all of them would be a hundred million figures."""
 _KEPT_S = 60
+LEVEL_S = _KEPT_S + 600.0 + 30.0
+"""When Redis drops as much as it gets: answers, and ten minutes later their records; what has expired stays a while."""
 _ENDS_S = 40.0
 """Start, warm-up and drain."""
 
@@ -59,11 +61,13 @@ def _bearable(options: Options, budget: Budget, work: Path) -> int:
 
 
 def figures(streams: int, run: Run, samples: list[Sample], *, found: int | None = None) -> dict[str, Any]:
-    """What is kept of a run: everything by slice, and the trend of each series over its last three quarters.
+    """What is kept of a run: everything by slice, and the trend of each series once caches and Redis have filled up.
 
+    That is after `LEVEL_S`. A run that is not twice as long is judged from its second quarter on, too soon for Redis.
     `found`: the most streams in time, of which these are 70 %; None when they were asked for.
     """
     from_s = run["from_s"]
+    judged_from_s = LEVEL_S if run["seconds"] >= 2 * LEVEL_S else run["seconds"] / 4
     series: dict[str, dict[str, Any]] = {}
 
     def add(name: str, unit: str, most: float, points: list[tuple[float, float | None]]) -> None:
@@ -81,6 +85,7 @@ def figures(streams: int, run: Run, samples: list[Sample], *, found: int | None 
         "streams": streams,
         "found": found,
         "seconds": run["seconds"],
+        "judged_from_s": judged_from_s,
         "tok_s": run["tok_s"],
         "requests": run["requests"],
         "tokens": run["tokens"],
@@ -88,18 +93,18 @@ def figures(streams: int, run: Run, samples: list[Sample], *, found: int | None 
         "cpu_s": run["cpu_s"],
         "cores": round((sum(run["cpu_s"].values()) + run["cpu_client_s"]) / run["seconds"], 2),
         "other_cores": round(max(0.0, run["cpu_other_s"] / run["seconds"]), 2),
-        "series": {name: {**each, **_judged(each)} for name, each in series.items()},
+        "series": {name: {**each, **_judged(each, judged_from_s)} for name, each in series.items()},
     }
 
 
-def _judged(series: dict[str, Any]) -> dict[str, Any]:
-    times_s, values = last_quarters(series["times_s"], series["values"])
+def _judged(series: dict[str, Any], from_s: float) -> dict[str, Any]:
+    times_s, values = since(from_s, series["times_s"], series["values"])
     if (found := trend(times_s, values)) is None:
         return {"slope": None, "verdict": "not clear: too short"}
     third = max(1, len(values) // 3)
     return {
         "slope": [found.slope, found.low, found.high],
         "verdict": found.verdict(series["most"]),
-        "second_quarter": round(statistics.median(values[:third]), 2),
-        "last_quarter": round(statistics.median(values[-third:]), 2),
+        "first_third": round(statistics.median(values[:third]), 2),
+        "last_third": round(statistics.median(values[-third:]), 2),
     }

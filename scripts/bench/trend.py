@@ -46,10 +46,7 @@ def trend(times_s: Sequence[float], values: Sequence[float]) -> Trend | None:
     return Trend(*(round(slope * factor, 2) for slope in (statistics.median(slopes), low, high)))
 
 
-def last_quarters(times_s: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """What lies in the last three quarters of the time: caches and logs have filled up by then."""
-    if not times_s:
-        return [], []
-    from_s = times_s[0] + (times_s[-1] - times_s[0]) / 4
+def since(from_s: float, times_s: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The part of a series that begins then."""
     kept = [(at_s, value) for at_s, value in zip(times_s, values, strict=True) if at_s >= from_s]
     return [at_s for at_s, _ in kept], [value for _, value in kept]

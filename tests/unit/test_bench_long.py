@@ -16,7 +16,7 @@ from scripts.bench import __main__ as bench
 from scripts.bench import endurance, files, long_report, open_streams, procs, report
 from scripts.bench.groups import BenchError
 from scripts.bench.sampling import Sample, Sampler
-from scripts.bench.trend import last_quarters, trend
+from scripts.bench.trend import since, trend
 from scripts.bench.window import Window
 
 
@@ -60,10 +60,26 @@ def test_where_the_noise_could_hide_growth_nothing_is_claimed() -> None:
     assert trend(*line(0, 0.5, count=7)) is None
 
 
-def test_the_first_quarter_of_the_time_is_left_out() -> None:
-    times_s, values = last_quarters([0.0, 10.0, 20.0, 30.0, 40.0], [9.0, 1.0, 2.0, 3.0, 4.0])
+def test_a_part_of_a_series_begins_when_it_is_said_to() -> None:
+    times_s, values = since(10.0, [0.0, 10.0, 20.0, 30.0, 40.0], [9.0, 1.0, 2.0, 3.0, 4.0])
     assert (times_s, values) == ([10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0])
-    assert last_quarters([], []) == ([], [])
+    assert since(0.0, [], []) == ([], [])
+
+
+def test_what_grows_until_redis_drops_as_much_as_it_gets_is_not_judged_where_the_run_is_long_enough() -> None:
+    filling = [
+        Sample(1_000.0 + at_s, {"redis": 40 + min(at_s, endurance.LEVEL_S - 20)}, {}) for at_s in range(0, 1_800, 10)
+    ]
+    long = endurance.figures(700, run_of(seconds=1_800.0, slices=slices_of(0)), filling)
+    assert verdicts(long)["memory of redis"] == "flat"
+    short = endurance.figures(700, run_of(slices=slices_of(0)), filling[:90])
+    assert verdicts(short)["memory of redis"] == "**grows**"
+    machine = {"date": "2026-01-01", "cores": "2", "cpu": "a CPU"}
+    for found, said in (
+        (long, "the first 11.5 minutes."),
+        (short, "the first 3.75 minutes, which is too soon for Redis"),
+    ):
+        assert said in long_report.endurance({"endurance": found, "machine": machine, "versions": {}})
 
 
 def test_a_window_tells_the_figures_of_each_of_its_slices() -> None:
