@@ -112,13 +112,19 @@ def left(storage: Storage, s3: S3) -> list[str]:
     return [*s3.objects(), *["unfinished"] * s3.uploads()]
 
 
+async def arrived(storage: Storage, s3: S3, before: list[str]) -> None:
+    """Returns once what is sent in parts has come: S3 may keep an upload whose end crosses a part on its way."""
+    await eventually(lambda: left(storage, s3) != before, "the upload")
+    await eventually(lambda: storage._folder is not None or s3.parts() == 2, "both parts")
+
+
 async def test_an_upload_that_breaks_off_leaves_nothing(storage: Storage, s3: S3) -> None:
     before = left(storage, s3)
 
     async def broken() -> AsyncIterator[bytes]:
         for _ in range(2 * PART_BYTES // BLOCK_BYTES + 5):
             yield bytes(BLOCK_BYTES)
-        await eventually(lambda: left(storage, s3) != before, "the first part")
+        await arrived(storage, s3, before)
         raise ValueError("the client is gone")
 
     with pytest.raises(ValueError, match="the client is gone"):
@@ -135,7 +141,7 @@ async def test_an_upload_that_is_cancelled_leaves_nothing(storage: Storage, s3: 
         await asyncio.Event().wait()
 
     writing = asyncio.create_task(storage.put("a/endless", endless()))
-    await eventually(lambda: left(storage, s3) != before, "the first part")
+    await arrived(storage, s3, before)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ class S3:
     def uploads(self) -> int:
         """How many multipart uploads are unfinished."""
         return self._get("?uploads").count("<UploadId>")
+
+    def parts(self) -> int:
+        """How many parts the unfinished uploads have got."""
+        shown = self._get("?uploads")
+        uploads = zip(re.findall("<UploadId>(.*?)<", shown), re.findall("<Key>(.*?)<", shown), strict=True)
+        return sum(self._get(f"/{key}?uploadId={upload}").count("<PartNumber>") for upload, key in uploads)
 
     def objects(self) -> list[str]:
         """The keys of all objects."""
