@@ -117,6 +117,7 @@ async def test_a_redis_that_does_not_take_it_is_left_alone_for_a_while(
         await vocabulary.keep(registry)
         assert "replicas estimate" in caplog.text
     finally:
+        await client.connection_pool.disconnect()  # Redis closes the connection of whoever sends it too much
         await client.config_set("proto-max-bulk-len", limit["proto-max-bulk-len"])
     await vocabulary.keep(registry)
     assert not await client.exists(key)
