@@ -29,7 +29,7 @@ from worker.attempt import Stop
 from worker.attempts import Attempts
 from worker.engines.base import Engine
 from worker.identity import Identity
-from worker.intake import Intake
+from worker.intake import BLOCK_MS, Intake
 from worker.lease import Beat
 from worker.nudge import Nudge
 from worker.orphans import Orphans
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FAILURE_LOOK_S = 0.25
+_LAST_READ_S = BLOCK_MS / 1000 + 2
 _HAND_BACK_S = 10.0
 _FAREWELL_S = 5.0
 _FAREWELL_PAUSE_S = 0.25
@@ -156,6 +157,7 @@ class Worker:
         True when a service or the engine failed meanwhile: then nothing is waited for any more.
         """
         self._stop.clear()
+        intake.close()
 
         async def runs_out() -> None:
             await asyncio.gather(presence.drain(), intake.drain())
@@ -171,6 +173,9 @@ class Worker:
                     way.cancel()
 
         if await self._fails_before(services, runs_out_or_is_told_again(), within_s=self._settings.drain_s):
+            return True
+        # the read that is under way would bring what is handed back, and it would run here again
+        if await self._fails_before(services, intake.drain(), within_s=_LAST_READ_S):
             return True
         attempts.stop_all(Stop.HAND_BACK)
         return await self._fails_before(services, attempts.empty(), within_s=_HAND_BACK_S)

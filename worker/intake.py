@@ -92,10 +92,14 @@ class Intake:
         """There may be room again."""
         self._room.set()
 
-    async def drain(self) -> None:
-        """Takes nothing more; returns once that is certain."""
+    def close(self) -> None:
+        """Takes nothing more, but what the read under way brings."""
         self._draining = True
         self._room.set()
+
+    async def drain(self) -> None:
+        """Takes nothing more; returns once that is certain."""
+        self.close()
         await self._stopped.wait()
 
     async def run(self, started: asyncio.Event) -> None:

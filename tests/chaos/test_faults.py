@@ -178,14 +178,18 @@ async def test_a_stream_whose_workers_die_one_after_the_other_is_still_one_text(
     check_whole(seen, 600)
 
 
-async def test_what_a_draining_worker_cannot_finish_goes_on_elsewhere_and_is_no_kill(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("drain_s", ["0", "0.5"])
+async def test_what_a_draining_worker_cannot_finish_goes_on_elsewhere_and_is_no_kill(
+    client: httpx.AsyncClient, drain_s: str
+) -> None:
     with running_stack() as stack:
-        first = stack.worker("--drain-s", "0.5", "--", "--itl-ms", "50")
+        first = stack.worker("--drain-s", drain_s, "--", "--itl-ms", "50")
         api = stack.api()
         streams = [asyncio.create_task(stream_chat(client, api.url, 400)) for _ in range(16)]
         await all_amid(stack, "sim", 16)
         second = stack.worker("--", "--itl-ms", "2")
         assert await asyncio.to_thread(first.stop) == 0
+        assert "was published in part before" not in first.log.read_text(), "it has taken back what it had handed back"
         await eventually(lambda: second.metric("penstock_resumes_total") == 16, 30, "the other one has taken all over")
         with control(stack) as server:
             records = [server.hgetall(key) for key in server.scan_iter(KEYS.record("*"))]
