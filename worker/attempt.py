@@ -111,9 +111,7 @@ class Attempt:
         self._gap = False
         self._complete = False
         priority = ENGINE_PRIORITY.get(request.lane, 0)
-        self._out: Outgoing = publisher.open(
-            claim.rid, claim.attempt, claim.claimed, width=request.width, priority=priority, on_refused=self._refused
-        )
+        self._out = publisher.open(claim.rid, claim.attempt, claim.claimed, width=request.width, priority=priority)
         self._answer: Outgoing | Resumption = self._out
         self._inherited = Usage()  # tokens that are not this attempt's work
         self._resumption: Resumption | None = None
@@ -198,6 +196,7 @@ class Attempt:
     async def run(self) -> None:
         """Runs the request to its end. Raises nothing."""
         ATTEMPTS_RUNNING.inc()
+        self._out.on_refused = self._refused
         try:
             end = await self._serve()
             self.outcome = await self._settle(end)
@@ -207,7 +206,7 @@ class Attempt:
             ATTEMPTS_RUNNING.dec()
             child(ATTEMPTS, self.lane, self.outcome).inc()
             self.over.set()
-            self._out.close()
+            self._answer.close()
             child(TOKENS, "prompt").inc(self.used.prompt_tokens)
             child(TOKENS, "completion").inc(max(0, self.used.completion_tokens - self._inherited.completion_tokens))
 

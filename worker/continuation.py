@@ -18,7 +18,7 @@ import msgspec
 
 from shared.wire import HEAD, Meta, Request, split_log
 from worker.engines.base import Capabilities, Policy, Resume
-from worker.outgoing import Outgoing
+from worker.outgoing import Outgoing, nobody
 from worker.rendered import SEPARATOR, Delivered, created_of
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,11 @@ class Resumption:
         out.follow(history.attempt)
         out.stand_at(len(history.token_ids), history.text_len)
         out.usage(0, len(history.token_ids))
+
+    def close(self) -> None:
+        """See Outgoing."""
+        self._on_lost = nobody
+        self._out.close()
 
     # ---- what the engine calls
 

@@ -62,7 +62,6 @@ class Outgoing:
         width: int = 1,
         keep_bytes: int,
         priority: int,
-        on_refused: Callable[[int], None],
     ) -> None:
         """See Publisher.open. `keep_bytes`: how long the log may be for which its frames are kept."""
         self._publisher = publisher
@@ -75,7 +74,9 @@ class Outgoing:
         self.published: list[bytes] = []
         """Frames behind the claimed log, for a server that loses them; incomplete once the log is over `keep_until`."""
         self.priority = priority
-        self.on_refused = on_refused
+        self.on_refused: Callable[[int], None] = nobody
+        """Gets the log's length in bytes when that is not what this attempt has written, -1 when somebody else took
+        over; before that it was tried to get the request back."""
         self.in_flight: asyncio.Future[None] | None = None
         self._streaming = False  # whether its bytes are published as they come
         self._flows = False  # whether they are just now
@@ -149,8 +150,8 @@ class Outgoing:
 
     def close(self) -> None:
         """The attempt is over: lets go of it and of what was kept, which would wait for a full collection else."""
-        self.published = []
-        self.on_refused = _nobody
+        self.published, self.keep_until = [], -1  # what is not whole any more is given back to nobody
+        self.on_refused = nobody
 
     def held(self, frame: bytes, *, ending: bool) -> Held | None:
         """What was published, and `frame` after it, for `restore`; None when it was too much to be kept."""
@@ -189,8 +190,8 @@ class Outgoing:
         return encode(frame)
 
 
-def _nobody(_: int) -> None:
-    """Is told of a refusal when the attempt is over."""
+def nobody(_: int = 0) -> None:
+    """Is told when there is no attempt to tell: none yet, or none any more."""
 
 
 def _opening_and_end(opening: int, head: Meta | None, end: Meta | None) -> tuple[int, Meta]:

@@ -68,19 +68,9 @@ class Publisher:
         self._waiting: dict[Outgoing, None] = {}
         self._wake = asyncio.Event()
 
-    def open(
-        self, rid: str, attempt: str, claimed: Claimed, *, width: int, priority: int, on_refused: Callable[[int], None]
-    ) -> Outgoing:
-        """The way out of one attempt.
-
-        `width`: the sequences that it generates.
-        `on_refused` gets the log's length in bytes when that is not what this attempt has written, -1 when somebody
-        else took over; before that it was tried to get the request back.
-        """
-        keep_bytes = self._keep_bytes
-        return Outgoing(
-            self, rid, attempt, claimed, width=width, keep_bytes=keep_bytes, priority=priority, on_refused=on_refused
-        )
+    def open(self, rid: str, attempt: str, claimed: Claimed, *, width: int, priority: int) -> Outgoing:
+        """The way out of one attempt. `width`: the sequences that it generates."""
+        return Outgoing(self, rid, attempt, claimed, width=width, keep_bytes=self._keep_bytes, priority=priority)
 
     def mark(self, out: Outgoing) -> None:
         """Something of `out` waits to be published."""

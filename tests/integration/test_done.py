@@ -94,7 +94,7 @@ async def test_what_a_tenants_next_request_is_expected_to_cost_is_its_prompt_and
     identity = Identity()
     claimed = await shard.claimed("r1", identity.wid, "a1", prompt_tokens=7, output_limit=0, sequences=4)
     publisher = Publisher(shard.scripts, identity, lambda _: None)
-    out = publisher.open("r1", "a1", claimed, width=4, priority=0, on_refused=lambda _: None)
+    out = publisher.open("r1", "a1", claimed, width=4, priority=0)
     out.usage(7, 40)  # of all four together
     assert await publisher.finish(out, Meta(state="succeeded", reason="completed", usage=out.used))
     costs = {1: "17", 4: "47"}

@@ -70,7 +70,7 @@ class Resumed(Exchange):
         self.lost = False
         self._cut = cut
         claimed = Claimed(b"", b"", 1, 0, 0)
-        self._out = Outgoing(_Collected(), "r1", "a2", claimed, keep_bytes=0, priority=0, on_refused=lambda _: None)
+        self._out = Outgoing(_Collected(), "r1", "a2", claimed, keep_bytes=0, priority=0)
         self.answer = Resumption(self._out, cut.history, self.policy, self._on_lost)
 
     def _on_lost(self) -> None:

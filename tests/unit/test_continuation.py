@@ -192,7 +192,7 @@ class Resumed:
         self.lost = 0
         history = History("a1", SSE, data, [1, 2, 3] if ids is None else ids, 3)
         claimed = Claimed(b"", b"x" * 50, 1, 0, 0)
-        self.out = Outgoing(Published(), "r1", "a2", claimed, keep_bytes=0, priority=0, on_refused=lambda _: None)
+        self.out = Outgoing(Published(), "r1", "a2", claimed, keep_bytes=0, priority=0)
         self.answer = Resumption(self.out, history, Policy.CONTINUE, self._on_lost)
 
     def _on_lost(self) -> None:
