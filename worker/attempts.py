@@ -107,7 +107,7 @@ class Attempts:
             log.exception("request %s cannot be read", claim.rid)
             self._spawn(self._refuse(claim, "undecodable", "The request could not be read by the worker."), claim)
             return
-        trace = None if self._tracing is None else AttemptTrace(self._tracing, claim, request, self._identity.wid)
+        trace = self._trace_of(claim, request)
         request = request if trace is None else trace.request
         attempt = Attempt(claim, request, self._engine, self._publisher, self._scripts, self._identity)
         if claim.claimed.log and not self._go_on(attempt, request, claim.claimed.log):
@@ -118,6 +118,14 @@ class Attempts:
         self._spawn(self._run(attempt, trace), claim)
         if (early := self._early.pop(claim.rid, None)) is not None:
             attempt.stop(early)
+
+    def _trace_of(self, claim: Claim, request: Request) -> AttemptTrace | None:
+        """None without tracing, and for a request whose history cannot be told: it runs all the same."""
+        try:
+            return None if self._tracing is None else AttemptTrace(self._tracing, claim, request, self._identity.wid)
+        except Exception:
+            log.exception("request %s has no trace", claim.rid)
+            return None
 
     def _go_on(self, attempt: Attempt, request: Request, published: bytes) -> bool:
         """Whether the attempt can run although earlier ones have published something."""
@@ -151,17 +159,15 @@ class Attempts:
         try:
             await attempt.run()
         finally:
-            if trace is not None:
-                trace.end(attempt.outcome, attempt.used)
             self.width -= attempt.width
             self._work += attempt.news() + attempt.answered
             if self._running.get(attempt.rid) is attempt:
                 del self._running[attempt.rid]
+            if trace is not None:
+                trace.end(attempt.outcome, attempt.used)
 
     async def _refuse(self, claim: Claim, reason: str, message: str, trace: AttemptTrace | None = None) -> None:
-        out = self._publisher.open(
-            claim.rid, claim.attempt, claim.claimed, width=1, priority=0, on_refused=lambda _: None
-        )
+        out = self._publisher.open(claim.rid, claim.attempt, claim.claimed, width=1, priority=0)
         await self._publisher.finish(out, Meta(state=State.FAILED, reason=reason, message=message))
         if trace is not None:
             trace.end(reason, out.used)
