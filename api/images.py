@@ -122,6 +122,7 @@ class Images:
             async with asyncio.timeout(within_s), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._fetch(url, param, room)) for url, param in urls.items()]
         except ExceptionGroup as several:
+            several.__traceback__ = None  # the frame that has raised it has it as a local
             raise several.exceptions[0] from None
         except TimeoutError:
             raise self._late(next(iter(urls.values())), room, own=left_s <= within_s) from None

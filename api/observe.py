@@ -79,7 +79,7 @@ class Outermost:
             response = await _answered(endpoint, request)
             await response(scope, receive, watched)
         finally:
-            del scope[DIRECT_SEND]  # it knows the scope, and both would wait for the rare full collection
+            scope.pop(DIRECT_SEND, None)  # it knows the scope, and both would wait for the rare full collection
             route = scope["path"] if endpoint is not None else getattr(scope.get("route"), "path", _NO_ROUTE)
             child(HTTP_DURATION, route).observe(time.perf_counter() - began_s)
 

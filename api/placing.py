@@ -76,6 +76,7 @@ class Places:
         except RequestError as error:
             if error is not not_yet:
                 raise
+            error.__traceback__ = None  # it has this frame, which has the error: both would wait, with the body
             return None
 
     async def _fetch(self, entry: Entry, pictures: Pictures) -> None:

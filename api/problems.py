@@ -172,6 +172,8 @@ async def on_request_error(request: Request, error: Exception) -> Response:
         raise error
     path = request.scope["path"]
     note(error, path)
+    # who keeps it in a local is kept by it, with the request's body, until a collection of cycles
+    error.__traceback__ = error.__context__ = error.__cause__ = None
     return response(error, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -81,6 +82,52 @@ async def test_a_request_that_nobody_follows_leaves_nothing(stack: Stack, client
         await client.get(taken.headers["location"])
         await client.delete(taken.headers["location"])
     assert await left(stack) == NOTHING
+
+
+async def test_a_stream_that_goes_on_elsewhere_leaves_nothing() -> None:
+    flags = ("--", "--itl-ms", "50", "--slots", "64")
+    async with asyncio.timeout(120), httpx.AsyncClient(timeout=60) as client:
+        with running_stack() as stack:
+            first = stack.worker("--drain-s", "0", *flags)
+            api = stack.api()
+            body = {"model": "sim", "messages": MESSAGES, "stream": True, "max_tokens": 200}
+            url = f"{api.url}/v1/chat/completions"
+            asked = [asyncio.create_task(client.post(url, json=body)) for _ in range(EACH)]
+            await eventually(lambda: first.metric("penstock_attempts_running") == EACH, 30, "all run")
+            second = stack.worker(*flags, env=litter.ENVIRON)
+            await litter.of(second)
+            await asyncio.to_thread(first.stop)
+            answers = await asyncio.gather(*asked)
+            await eventually(lambda: second.metric("penstock_attempts_running") == 0, 30, "nothing runs")
+            found = await litter.of(second)
+            went_on = second.metric("penstock_resumes_total", policy="continue")
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+    assert went_on == EACH
+    assert {kind: times for kind, times in found.items() if times >= EACH} == {}
+
+
+async def test_a_refusal_at_the_door_leaves_nothing() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}
+    pictured = {"model": "sim", "messages": [{"role": "user", "content": [picture]}]}
+    async with httpx.AsyncClient(timeout=60) as client:
+        with running_stack() as stack:
+            worker = stack.worker()
+            api = stack.api("--fetch-images", "any", env=litter.ENVIRON)
+            await litter.of(api)
+            for number in range(EACH):
+                keyed = {"idempotency-key": f"k{number}"}
+                answer = await client.post(f"{api.url}/v1/chat/completions", json=pictured, headers=keyed)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (422, "image_not_fetched")
+            of_images = await litter.of(api)
+            await asyncio.to_thread(worker.stop)
+            for _ in range(EACH):
+                answer = await client.post(
+                    f"{api.url}/v1/chat/completions", json={"model": "sim", "messages": MESSAGES}
+                )
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_capacity")
+            of_capacity = await litter.of(api)
+    for found in (of_images, of_capacity):
+        assert {kind: times for kind, times in found.items() if times >= EACH} == {}
 
 
 async def test_what_is_looked_at_leaves_nothing(stack: Stack, client: httpx.AsyncClient) -> None:
