@@ -147,12 +147,17 @@ class Door:
         ticket.lane = found.lane or ticket.lane
         if ticket.exchange is not None:
             ticket.exchange.follows(found.rid, ticket.lane, found.status, found.trace)
-        self._channels.unsubscribe(keys.channel(relay.rid), relay)
+        before = relay.rid
+        self._channels.unsubscribe(keys.channel(before), relay)
         relay.rid = ticket.rid = found.rid
         if ticket.shape is None or not ticket.shape.stays:
             ticket.shape = Shape(relay, stream=valid.stream, usage=valid.usage)
         relay.send_now = None  # what comes from now on has to be brought into shape
-        await self._channels.subscribe(keys.channel(found.rid), relay)
+        try:
+            await self._channels.subscribe(keys.channel(found.rid), relay)
+        except BaseException:
+            relay.rid = ticket.rid = before  # who looks again joins again, instead of listening to nothing
+            raise
         relay.on_gap()
 
     def reader(self, keys: Keys, rid: str) -> Relay:

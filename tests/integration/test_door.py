@@ -134,3 +134,32 @@ async def test_what_goes_on_without_its_client_is_remembered_as_long_as_it_may_t
     ticket = await door.enter(validate_chat(BODY, None), "anonymous", [], Terms(stays=True))
     assert await shard.client.pttl(await remembered(shard)) > 3_600_000
     door.leave(ticket)
+
+
+async def test_a_request_that_is_admitted_again_is_followed_even_if_its_channel_cannot_be_at_first(
+    door: Door, shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valid, terms = validate_chat(BODY, None), Terms(key="k", stays=True)
+    lost = await door.enter(valid, "anonymous", [], terms)
+    lost_rid = lost.rid
+    async for key in shard.client.scan_iter(match=f"{shard.keys.prefix}:*", count=1000):
+        if b"{" in key:  # what the pool's shard has; that there is a worker stays known
+            await shard.client.delete(key)
+    other = await door.enter(valid, "anonymous", [], terms)
+    readmit = lost.relay.readmit
+    assert readmit is not None
+
+    async def deaf(*_: object) -> None:
+        raise BrokerUnavailableError("no subscriber connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(door._channels, "subscribe", deaf)
+        with pytest.raises(BrokerUnavailableError):
+            await readmit()
+        assert lost.rid == lost.relay.rid == lost_rid, "or the next look would take it for followed"
+    await readmit()
+    assert lost.rid == lost.relay.rid == other.rid != lost_rid
+    door.leave(other)  # the one that was admitted again is heard all the same
+    channel = shard.keys.channel(other.rid)
+    assert dict(await shard.client.pubsub_numsub(channel)) == {channel.encode(): 1}
+    door.leave(lost)
