@@ -30,6 +30,8 @@ BATCH_EXPIRY_S = 2_592_000
 _MOST_NAME_CHARS = 512
 LEAST_BYTES_PER_S = 10_000
 """How fast an upload has to come at least, all in all. Only the waiting for its client counts."""
+_MOST_AHEAD = 10
+"""For how many times the longest pause what came fast makes up."""
 _FORM_BYTES = 65_536
 """What a form may have around its file."""
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
@@ -186,6 +188,7 @@ async def _body(request: Request, idle_s: float) -> AsyncIterator[bytes]:
         if chunk is None:
             return
         left_s += len(chunk) / LEAST_BYTES_PER_S - (time.monotonic() - began_s)
+        left_s = min(left_s, _MOST_AHEAD * idle_s)  # or a fast file might wait for its last field until it is swept
         yield chunk
 
 

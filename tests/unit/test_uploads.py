@@ -70,3 +70,16 @@ async def test_what_has_come_buys_time() -> None:
 
     received = [len(chunk) async for chunk in _body(Request({"type": "http"}, drip), 30)]
     assert sum(received) == LEAST_BYTES_PER_S * 3_600 + 20
+
+
+async def test_what_has_come_fast_buys_no_more_time_than_a_sweep_leaves() -> None:
+    sizes = [LEAST_BYTES_PER_S * 3_600]
+
+    async def drip() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": bytes(sizes.pop() if sizes else 1), "more_body": True}
+
+    async with asyncio.timeout(60):
+        with pytest.raises(RequestError):
+            async for _ in _body(Request({"type": "http"}, drip), 0.3):
+                pass
