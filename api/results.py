@@ -68,6 +68,8 @@ async def page_of(storage: Storage, batches: Batches, batch: Batch, place: At, l
                 page.more = bool(await batches.parts(batch.id, page.place.part, 1))
                 return page
         if len(parts) < _PARTS_AT_ONCE:
+            if not parts and (now := await batches.find(batch.id)) is not None and now.text("parts_gone"):
+                raise errors.result_expired(batch.id)  # they went since `batch` was read
             return page
 
 

@@ -208,6 +208,8 @@ async def test_parts_that_are_not_kept_any_more_take_no_room_and_results_say_so(
         assert await client.exists(*keys) == there
     found = await batches.find(batch.id)
     assert found is not None
-    with pytest.raises(RequestError, match="not kept any more"):
-        await page_of(storage, batches, found, At(1), 10)
+    asked_before = Batch(found.id, {**found.facts, "parts_gone": ""})
+    for batch_as_read in (found, asked_before):
+        with pytest.raises(RequestError, match="not kept any more"):
+            await page_of(storage, batches, batch_as_read, At(1), 10)
     assert await batches.scripts.trim("batch_2") == "GONE"
