@@ -70,7 +70,9 @@ class Driver:
             if self._nap_s:
                 await self._rest()
         except BaseExceptionGroup as group:
-            lost, _ = group.split((LostError, StorageUnavailableError, ObjectMissingError))
+            lost, others = group.split((LostError, StorageUnavailableError, ObjectMissingError))
+            if lost is not None and others is not None:
+                log.exception("batch %s, beside its loss", owned.batch.id, exc_info=others)
             raise (_first(lost) if lost is not None else group) from None
         except asyncio.CancelledError:
             if owned.status not in ENDED:
