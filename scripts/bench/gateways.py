@@ -154,7 +154,7 @@ def start_redis(group: Group, place: Place) -> dict[str, str]:
     data.mkdir()
     command = [redis_program() or "redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(data)]
     command += ["--save", "", "--appendonly", "yes" if place.aof else "no", "--appendfsync", "everysec"]
-    command += ["--auto-aof-rewrite-min-size", "256mb"]  # as cli/embedded.py
+    command += ["--auto-aof-rewrite-min-size", "256mb", "--active-expire-effort", "10"]  # as cli/embedded.py
     group.start("redis", command)
     group.wait_file(socket, _READY_LIMIT_S)
     return {"PENSTOCK_REDIS_URL": f"unix://{socket}", **python_path(), **place.env}

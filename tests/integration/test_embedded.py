@@ -91,6 +91,7 @@ async def test_nothing_is_evicted_and_everything_is_appended(folder: DataFolder,
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        "active-expire-effort": "10",
         "port": "0",
     }
     assert {name: settings[name] for name in expected} == expected
