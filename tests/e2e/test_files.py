@@ -38,7 +38,6 @@ def stack(bucket: S3 | None) -> Iterator[Stack]:
     with running_stack() as started:
         env = {
             "GATEWAY_API_KEYS": "alpha,beta",
-            "PENSTOCK_UPLOAD_IDLE_S": "1",
             "PENSTOCK_MAX_BATCH_FILE_BYTES": "20000000",
         }
         env |= {"PENSTOCK_STORAGE_URL": str(started.folder / "files"), "PENSTOCK_MAX_FILE_BYTES": "30000000"}
@@ -94,7 +93,7 @@ def test_the_sdk_uploads_lists_retrieves_reads_and_deletes_on_any_replica(
     assert (from_path.filename, from_path.bytes, from_path.purpose) == ("rows.jsonl", len(lines), "batch")
     assert (from_path.object, from_path.status, named.filename) == ("file", "processed", "name.txt")
     assert before_s <= from_path.created_at <= time.time()
-    assert 0 <= (from_path.expires_at or 0) - from_path.created_at - 30 * 86_400 <= 2
+    assert abs((from_path.expires_at or 0) - from_path.created_at - 30 * 86_400) <= 5
     assert from_bytes.expires_at is None
     with sdk(stack.apis[1]) as other:
         assert [file.id for file in other.files.list()] == [named.id, from_bytes.id, from_path.id]
@@ -114,7 +113,7 @@ def test_the_sdk_uploads_lists_retrieves_reads_and_deletes_on_any_replica(
 
 def test_a_file_expires_when_its_client_says(client: OpenAI) -> None:
     file = client.files.create(file=b"x", purpose="batch", expires_after={"anchor": "created_at", "seconds": 3_600})
-    assert 0 <= (file.expires_at or 0) - file.created_at - 3_600 <= 2
+    assert abs((file.expires_at or 0) - file.created_at - 3_600) <= 5
 
 
 @pytest.mark.parametrize(
@@ -405,7 +404,9 @@ async def test_a_key_makes_one_file_of_many_uploads(stack: Stack, raw: httpx.Asy
 
 async def test_an_upload_of_which_nothing_comes_is_given_up(stack: Stack) -> None:
     head = b"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alpha\r\nContent-Length: 1000\r\n"
-    with socket.create_connection(("127.0.0.1", stack.apis[0].port), 20) as connection:
+    # a replica of its own: for the other tests a second would be little on a machine that stalls
+    impatient = stack.api(ready=False, env={**stack.apis[0].env, "PENSTOCK_UPLOAD_IDLE_S": "1"})
+    with socket.create_connection(("127.0.0.1", impatient.port), 20) as connection:
         connection.sendall(head + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + form(FILE, PURPOSE)[:80])
         answer = http.client.HTTPResponse(connection)
         answer.begin()
