@@ -20,7 +20,7 @@ from shared.keys import GlobalKeys
 from tests.support.badproxy import Behaviour, bad_proxy
 from tests.support.batching import ENDED, chat_row
 from tests.support.commands import Terminal, command, environment, penstock
-from tests.support.stack import Stack, get, running_stack
+from tests.support.stack import Api, Stack, get, running_stack
 
 KEYS = {"PENSTOCK_API_KEYS": "first,second"}
 SLOW = ("--max-tokens", "300")
@@ -60,6 +60,14 @@ def until_done(stack: Stack, batch: str, rows: int = 1) -> None:
         assert found["status"] not in ENDED, found
         time.sleep(0.05)
     assert found["status"] == "in_progress"
+
+
+def until_followed(replica: Api) -> None:
+    """Returns once somebody has had a batch's stream of events opened there."""
+    give_up_at_s = time.monotonic() + 60
+    while replica.metric("penstock_http_requests_total", route="/v1/batches/{batch}/events") < 1:
+        assert time.monotonic() < give_up_at_s
+        time.sleep(0.05)
 
 
 def submitted(folder: Path, env: dict[str, str], *words: str) -> str:
@@ -239,7 +247,7 @@ def test_whoever_watches_goes_on_at_another_replica_when_the_one_is_killed(stack
         while "in_progress" not in shown:
             shown += watch.stderr.readline()
         until_done(stack, batch)
-        assert doomed.metric("penstock_http_requests_total") > 0
+        until_followed(doomed)
         doomed.kill()
         shown += watch.stderr.read()
         assert watch.wait(60) == 0, shown
@@ -259,6 +267,7 @@ def test_whoever_watches_waits_for_the_only_replica_to_come_back(stack: Stack, t
     with watch, watch.stdout:
         shown = [json.loads(watch.stdout.readline())]
         until_done(stack, batch)
+        until_followed(doomed)
         doomed.kill()
         stack.again(doomed)
         shown += [json.loads(line) for line in watch.stdout]
@@ -270,19 +279,19 @@ def test_whoever_watches_waits_for_the_only_replica_to_come_back(stack: Stack, t
 def test_behind_a_proxy_that_lets_no_stream_through_it_asks_instead(
     stack: Stack, env: dict[str, str], tmp_path: Path
 ) -> None:
-    batch = submitted(tmp_path, env, prompts(tmp_path, 300), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 900), *SLOW)
     behaviour = Behaviour(refuse="/events")
     with bad_proxy(stack.apis[0].url, behaviour) as url:
         ran = penstock(tmp_path, environment(url), "batch", "watch", batch)
     assert ran.returncode == 0, ran.stderr
     assert behaviour.refused > 0
-    assert "300 of 300 rows" in ran.stderr
+    assert "900 of 900 rows" in ran.stderr
 
 
 def test_a_batch_that_is_away_until_it_is_restored_is_waited_for(
     stack: Stack, env: dict[str, str], tmp_path: Path
 ) -> None:
-    batch = submitted(tmp_path, env, prompts(tmp_path, 300), *SLOW)
+    batch = submitted(tmp_path, env, prompts(tmp_path, 900), *SLOW)
     behaviour = Behaviour(refuse="/events", unknown=range(1, 3))
     with bad_proxy(stack.apis[0].url, behaviour) as url:
         ran = penstock(tmp_path, environment(url), "batch", "watch", batch)
