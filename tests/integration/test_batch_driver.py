@@ -180,7 +180,7 @@ async def test_a_manifest_is_of_one_moment(batches: Batches, storage: Storage) -
     committing.cancel()
 
 
-@pytest.mark.parametrize("parts_ttl_s", [1, 100])
+@pytest.mark.parametrize("parts_ttl_s", [5, 100])
 async def test_nothing_of_a_batch_stays_on_storage_once_its_time_is_over(
     batches: Batches, storage: Storage, parts_ttl_s: int
 ) -> None:

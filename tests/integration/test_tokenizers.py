@@ -82,7 +82,7 @@ async def test_a_living_worker_keeps_the_tokenizer_there_and_writes_it_once(
     registry: Registry, vocabulary: Vocabulary, client: redis.asyncio.Redis, key: str
 ) -> None:
     await vocabulary.keep(registry)
-    await client.set(key, b"as it was", ex=3)
+    await client.set(key, b"as it was", ex=60)
     await vocabulary.keep(registry)
     assert await client.get(key) == b"as it was"
     assert await client.ttl(key) > TTL_S - 5
