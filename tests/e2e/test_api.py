@@ -272,7 +272,7 @@ async def test_a_full_queue_refuses_at_the_door() -> None:
 
 async def test_a_stream_whose_answer_is_slow_to_come_is_opened_with_a_comment() -> None:
     with running_stack() as small:
-        small.worker("--", "--ttft-ms", "1200")
+        small.worker("--", "--ttft-ms", "4000")
         api = small.api("--header-hold-s", "0.3", "--heartbeat-s", "0.3")
         async with httpx.AsyncClient(base_url=api.url, timeout=30) as client:
             answer = await client.post("/v1/chat/completions", json={**CHAT, "stream": True, "max_tokens": 2})

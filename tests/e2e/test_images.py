@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -64,8 +65,13 @@ async def body_of(stack: Stack, http: httpx.AsyncClient, path: str, asked: dict[
         seen.extend(bodies(stack))
         return bool(seen)
 
-    answering = asyncio.create_task(http.post(path, json=asked))
-    await eventually(lambda: there() or answering.done(), 60, "the request was admitted or refused")
+    (worker,) = stack.workers
+    worker.popen.send_signal(signal.SIGSTOP)  # or it might be done with it before anybody looks
+    try:
+        answering = asyncio.create_task(http.post(path, json=asked))
+        await eventually(lambda: there() or answering.done(), 60, "the request was admitted or refused")
+    finally:
+        worker.popen.send_signal(signal.SIGCONT)
     done = await answering
     assert done.status_code == 200, done.text
     assert seen, "it was answered before anybody looked"

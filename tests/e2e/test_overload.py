@@ -76,7 +76,6 @@ async def test_a_request_whose_deadline_passes_in_the_queue_is_a_503_that_says_w
     stack: Stack, http: httpx.AsyncClient
 ) -> None:
     within = {"X-Request-Timeout-Ms": "600"}
-    until = {"X-Request-Deadline": (datetime.now(UTC) + timedelta(seconds=5)).isoformat()}
     async with occupied(stack):
         began_s = time.monotonic()
         answers = await asyncio.gather(
@@ -86,6 +85,7 @@ async def test_a_request_whose_deadline_passes_in_the_queue_is_a_503_that_says_w
         assert 0.6 <= time.monotonic() - began_s < 20
         with control(stack) as server:
             assert server.zcard(K.fair("standard")) == 0
+        until = {"X-Request-Deadline": (datetime.now(UTC) + timedelta(seconds=5)).isoformat()}
         moment = await http.post("/v1/chat/completions", json=CHAT, headers={**until, "X-Request-Timeout-Ms": "60000"})
     for answer in (*answers, moment):
         assert refused(answer) == (503, "queue_timeout")
@@ -149,7 +149,7 @@ async def test_a_replicas_clock_decides_nothing(stack: Stack, hours: int) -> Non
     async with occupied(stack):
         began_s = time.monotonic()
         assert refused(await ask(api.url, {"X-Request-Timeout-Ms": "600"})) == (503, "queue_timeout")
-        assert 0.5 < time.monotonic() - began_s < 4
+        assert 0.5 < time.monotonic() - began_s < 20
 
 
 @pytest.mark.parametrize(

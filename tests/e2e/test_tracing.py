@@ -260,7 +260,7 @@ async def test_a_collector_that_is_away_holds_nothing_up() -> None:
                 (await stream_chat(client, api.url, 5)).check(5)
         began_s = time.monotonic()
         assert (api.stop(), worker.stop()) == (0, 0)
-        assert time.monotonic() - began_s < 12
+        assert time.monotonic() - began_s < 25, "OpenTelemetry by itself waits 30 s"
 
 
 async def test_without_settings_nothing_is_traced_and_no_request_is_logged() -> None:
