@@ -16,6 +16,7 @@ import redis.asyncio
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from shared import connection
 from shared.connection import RedisCaller, connect
 from shared.hot import HotClient
 from shared.keys import Keys
@@ -27,6 +28,8 @@ from tests.support.stack import Stack
 # no deadline: how long an example takes says how busy the machine is
 settings.register_profile("penstock", max_examples=60, deadline=None)
 settings.load_profile("penstock")
+# every redis-py client in this process is patient: tests are not of a machine that stands still; processes keep theirs
+connection._TIMEOUTS.update(socket_timeout=30, socket_connect_timeout=30)
 
 
 class _ByFile(LoadFileScheduling):
@@ -83,9 +86,8 @@ def keys(prefix: str) -> Keys:
 
 @pytest.fixture
 async def client(server: servers.Server) -> AsyncIterator[redis.asyncio.Redis]:
-    """A redis-py client as the processes use it, but patient: tests are not of a machine that stands still."""
+    """A redis-py client as the processes use it."""
     connected = connect(server.url)
-    connected.connection_pool.connection_kwargs |= {"socket_timeout": 30, "socket_connect_timeout": 30}
     yield connected
     await connected.aclose()
     await connected.connection_pool.disconnect()

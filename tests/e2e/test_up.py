@@ -87,7 +87,9 @@ def free_ports(count: int) -> int:
         first = free_port()
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             for port in range(first, first + count):
-                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                probe = held.enter_context(socket.socket())
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
             return first
     pytest.fail("no free ports")
 

@@ -32,11 +32,19 @@ _CLEAR_S = 15.0
 _LOOK_EVERY_S = 0.02
 
 
+_held: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody else is given while this process lives, and that may be listened on with SO_REUSEADDR.
+
+    Its probe stays bound, without listening: connections to it are refused.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    _held.append(probe)
+    return int(probe.getsockname()[1])
 
 
 _ENVIRON = dict(os.environ)
