@@ -84,15 +84,16 @@ class BatchScripts:
         scope: str = "",
         fingerprint: str = "",
         secret: str = "",
+        full: bool = False,
     ) -> tuple[str, str]:
-        """Nothing → validating. Returns OK, DUP or CONFLICT with the id.
+        """Nothing → validating. Returns OK, DUP, CONFLICT or FULL with the id.
 
-        `scope`: hash of the idempotency key. `secret`: of the batch's own webhook.
+        `scope`: hash of the idempotency key. `secret`: of the batch's own webhook. `full`: nothing new gets in.
         """
         k = self._keys
         keys = [k.batch(batch), k.batches_of(tenant), k.batches_active, k.batch_idempotency(scope or "-")]
         keys.append(k.batch_secret(batch))
-        args = [batch, fingerprint, IDEMPOTENCY_TTL_MS if scope else 0, window_ms, secret]
+        args = [batch, fingerprint, IDEMPOTENCY_TTL_MS if scope else 0, window_ms, secret, int(full)]
         args += ["tenant", tenant, *_flat(facts)]
         outcome, found = await self._run("batch_create", keys, args)
         return outcome.decode(), found.decode()

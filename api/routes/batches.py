@@ -60,8 +60,7 @@ async def create(request: Request, tenant: Tenant) -> dict[str, Any]:
     new, key = batch_of(body, request.app.state.settings.hook_rules), terms_of(headers).key
     scope = hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:_SCOPE_DIGITS] if key else ""
     batches, batch = _batches(request), new_batch_id()
-    if (closed := await request.app.state.door.memory.refusal()) is not None:
-        raise closed
+    closed = await request.app.state.door.memory.refusal()
     content = msgspec.json.encode(new.facts, order="sorted") + new.secret.encode()
     outcome, batch = await batches.scripts.create(
         batch,
@@ -71,7 +70,10 @@ async def create(request: Request, tenant: Tenant) -> dict[str, Any]:
         scope=scope,
         fingerprint=hashlib.sha256(content).hexdigest(),
         secret=new.secret,
+        full=closed is not None,
     )
+    if closed is not None and outcome == "FULL":
+        raise closed
     if outcome == "CONFLICT":
         raise errors.idempotency_key_mismatch()
     return (await _found(request, batch, tenant)).shown()

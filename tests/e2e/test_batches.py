@@ -170,7 +170,7 @@ async def test_a_window_has_an_hour_to_seven_days(
     assert batch["completion_window"] == window
 
 
-async def test_no_batch_is_made_while_redis_has_no_room(stack: Stack, http: httpx.AsyncClient) -> None:
+async def test_no_new_batch_is_made_while_redis_has_no_room(stack: Stack, http: httpx.AsyncClient) -> None:
     async def becomes(status: int, said: str) -> None:
         body = {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h"}
         give_up_at_s = time.monotonic() + 20
@@ -178,10 +178,17 @@ async def test_no_batch_is_made_while_redis_has_no_room(stack: Stack, http: http
             assert time.monotonic() < give_up_at_s, answer.text
             await asyncio.sleep(0.1)  # the replica looks once a second
 
+    async def keyed() -> str:
+        body = {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h"}
+        answer = await http.post("/v1/batches", json=body, headers={"Idempotency-Key": "before"})
+        return str(answer.json()["id"])
+
+    made = await keyed()
     with redis.Redis(port=stack.redis_port) as server:
         server.config_set("maxmemory", int(int(server.info("memory")["used_memory"]) / 0.95))
         try:
             await becomes(503, "memory")
+            assert await keyed() == made, "who has missed the answer is told the batch that is there"
         finally:
             server.config_set("maxmemory", 0)
     await becomes(200, "")
