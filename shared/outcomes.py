@@ -158,6 +158,7 @@ class Held:
         log: everything that has been published, by this attempt and those before it.
         last_bytes: length of the log's last frame, for readers that wait for just that one; 0 for none.
         ending: whether the attempt is at its end.
+        seen: whether the last frame has been published before, too.
     """
 
     rid: str
@@ -166,6 +167,7 @@ class Held:
     log: bytes
     last_bytes: int = 0
     ending: bool = False
+    seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class Scripts:
         owner = queue = b"-"
         for _ in range(_RESTORE_LOOKS):
             keys = [*own, k.run(owner.decode()), k.queue(queue.decode()), *self._queue_keys(queue.decode())]
-            word, *seen = await self._run("restore", keys, [*args, int(held.ending), owner, queue])
+            word, *seen = await self._run("restore", keys, [*args, int(held.ending), owner, queue, int(held.seen)])
             if word != b"RETRY":
                 return cast("Restored", word.decode())
             owner, queue = seen

@@ -159,7 +159,8 @@ class Outgoing:
             return None
         frames = [*self.published, frame] if frame else self.published
         log = b"".join([self.claimed.log, *frames])
-        return Held(self.rid, self.attempt, self.claimed, log, len(frames[-1]) if frames else 0, ending)
+        last_bytes, seen = len(frames[-1]) if frames else 0, bool(frames) and not frame
+        return Held(self.rid, self.attempt, self.claimed, log, last_bytes, ending, seen)
 
     def pause(self) -> None:
         """Nothing is to be published for now, it is only collected."""

@@ -7,7 +7,7 @@
 -- ARGV  1 worker id  2 rid  3 attempt id  4 facts: the record as the claim left it, as `claim` answered it  5 body
 --       6 the log (bytes)  7 how long its last frame is (bytes, 0 = none is to be published again)
 --       8 '1' = the attempt is at its end: it goes before another one that has added nothing
---       9 owner as last seen  10 queue as last seen
+--       9 owner as last seen  10 queue as last seen  11 '1' = the last frame has been published before, too
 -- Returns  {'OK'}                    the worker owns it, the log is what the worker says; also when that was so before
 --          {'RETRY', owner, queue}   owner or queue are others than was thought: call again
 --          {'STALE'}                 somebody else's, rightly; or it has ended; or nobody has seen any of it, and another
@@ -39,7 +39,7 @@ elseif state == 'queued' then
   dequeue(q, v[5], v[7] or '', v[8] or 0, v[9] or 0)
 elseif state or not begins or (deadline_ms > 0 and now_ms() > deadline_ms + 600000) then
   return {'STALE'} -- as to the deadline: so late the record of a request that has ended may be gone by rights
-elseif facts['idem'] and #ours == last then
+elseif facts['idem'] and #ours == last and ARGV[11] ~= '1' then
   -- its readers come again with the key and are led to that one: two would be two answers to one key
   local bound = redis.call('GET', KEYS[11])
   if bound and bound ~= ARGV[2] .. '|' .. facts['fingerprint'] then return {'STALE'} end

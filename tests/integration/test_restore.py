@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,8 @@ async def test_what_nobody_has_seen_gives_way_to_the_request_that_has_its_key_by
     assert await shard.scripts.restore("w1", held(claimed, ONE)) == "STALE", "its first frame was refused"
     assert await shard.client.exists(shard.keys.record("r1"), shard.keys.log("r1"), shard.keys.run("w1")) == 0
     assert await shard.scripts.restore("w1", held(claimed, ONE, TWO)) == "OK", "somebody has seen that"
+    await shard.client.delete(shard.keys.record("r1"), shard.keys.log("r1"), shard.keys.run("w1"))
+    assert await shard.scripts.restore("w1", replace(held(claimed, ONE), seen=True)) == "OK", "that was published"
     assert (await shard.client.get(shard.keys.idempotency("key")) or b"").startswith(b"r2|"), "and the key stays"
 
 

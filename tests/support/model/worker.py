@@ -281,7 +281,8 @@ class ModelWorker:
         happened = self._world.happened
         last_bytes = len(frame) or run.last_bytes
         before = await self._world.client.get(self._world.keys.log(rid)) or b""
-        held = Held(rid, run.attempt, run.claimed, run.log + frame, last_bytes, ending)
+        seen = not frame and last_bytes > 0
+        held = Held(rid, run.attempt, run.claimed, run.log + frame, last_bytes, ending, seen)
         try:
             outcome = await self._world.scripts.restore(self.wid, held)
         except FencedError:
