@@ -113,6 +113,20 @@ async def test_an_attempt_that_is_over_is_gone_without_a_collection(hot: HotClie
         gc.enable()
 
 
+async def test_a_request_whose_trace_cannot_be_begun_runs_without_one(hot: HotClient, shard: Shard) -> None:
+    identity, scripts = Identity(), Scripts(hot, shard.keys)
+    engine, publisher = sim.create(WorkerSettings(engine="sim"), []), Publisher(scripts, identity, lambda _: None)
+    broken: Any = object()
+    attempts = Attempts(engine, publisher, scripts, identity, broken)
+    intake = Intake(hot, hot, shard.keys, scripts, engine, attempts, identity, 4)
+    body = b'{"prompt": "x", "max_tokens": 3}'
+    await shard.admit(body=encode(Request("POST", "/v1/completions", [], body, "standard")))
+    async with serving(publisher), serving(intake):
+        async with asyncio.timeout(30):
+            while (await shard.record())["state"] != "succeeded":
+                await asyncio.sleep(0.01)
+
+
 class Between(HotClient):
     """A client whose connection comes later than that of the blocking read."""
 
